@@ -143,12 +143,12 @@ import torch
 import clipkit
 from clipkit import report
 from clipkit.analysis.align import alignment
-from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.attributes import recalls
 from clipkit.analysis.compare import comparison
 from clipkit.analysis.probe import evaluation
 from clipkit.analysis.nearest import neighbours
 from clipkit.analysis.retrieve import retrieval
-from clipkit.analysis.zeroshot import classification as zeroshot
+from clipkit.analysis.zeroshot import classification
 from clipkit.features import splitting
 
 X = np.zeros((4, 2), np.float32)
@@ -161,15 +161,15 @@ reveal_type(clipkit.load_dataset("shapes"))  # Dataset
 reveal_type(retrieval.retrieve("img.h5", Path("txt.h5"), k=5))  # FeatureFile
 reveal_type(alignment.align([X, torch.zeros(4, 2)], k=2))  # FeatureFile
 reveal_type(neighbours.nearest(X, clipkit.read("img.h5")))  # FeatureFile
-reveal_type(attributes.measure("img.h5", table=table, columns="colour"))  # FeatureFile
-reveal_type(zeroshot.evaluate("logits.h5").runs["acc1"])  # ndarray
+reveal_type(recalls.measure("img.h5", table=table, columns="colour"))  # FeatureFile
+reveal_type(classification.evaluate("logits.h5").runs["acc1"])  # ndarray
 reveal_type(evaluation.evaluate("logits.h5", Cs=1).result)  # FeatureFile
 reveal_type(comparison.compare(["a.h5", "b.h5"], by="table.csv"))  # FeatureFile
 reveal_type(splitting.split("img.h5", {"test": 0.2}))  # FeatureFile
 reveal_type(report.of_files("a.h5"))  # Page
 retrieval.retrieve(3, "txt.h5")  # wrong
 neighbours.nearest("img.h5", k="3")  # wrong
-attributes.measure("img.h5", table=3)  # wrong
+recalls.measure("img.h5", table=3)  # wrong
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,20 +18,16 @@ import clipkit
 from clipkit import embedding, plots, report
 from clipkit.analysis import for_people, relabeling, row_clusters
 from clipkit.analysis.align import alignment
-from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.attributes import recalls
 from clipkit.analysis.calibrate import calibration
 from clipkit.analysis.choose import choices
-from clipkit.analysis.cluster import clustering
 from clipkit.analysis.compare import comparison, leaderboard
-from clipkit.analysis.describe import description
-from clipkit.analysis.importance import costs as importance
 from clipkit.analysis.nearest import neighbours
 from clipkit.analysis.predict import prediction
 from clipkit.analysis.probe import evaluation
 from clipkit.analysis.retrieve import retrieval
 from clipkit.analysis.threshold import thresholds
-from clipkit.analysis.variance import shares as variance
-from clipkit.analysis.zeroshot import classification as zeroshot
+from clipkit.analysis.zeroshot import classification
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import (
     FeatureFile,
@@ -79,7 +76,7 @@ def made(tmp_path_factory):
     (folder / "items.csv").write_text(ITEMS)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        clipkit.write("a.h5", zeroshot.evaluate("logits.h5"))
+        clipkit.write("a.h5", classification.evaluate("logits.h5"))
         clipkit.write("probe.h5", evaluation.evaluate("logits.h5", keep=True).result)
     return folder, {"images": images, "texts": texts, "logits": logits.in_memory()}
 
@@ -95,8 +92,8 @@ def files(made, tmp_path, monkeypatch):
 
 def test_one_value_gives_what_a_list_of_it_gives(files):
     images, texts, logits = files["images"], files["texts"], files["logits"]
-    of_list = retrieval.retrieve(images, texts, k=[5]).rows()
-    np.testing.assert_equal(retrieval.retrieve(images, texts, k=5).rows(), of_list)
+    of_list = clipkit.retrieve(images, texts, k=[5]).rows()
+    np.testing.assert_equal(clipkit.retrieve(images, texts, k=5).rows(), of_list)
     of_list = clipkit.entropy(logits, np.array([0.5]), split=("test",)).rows()
     np.testing.assert_equal(clipkit.entropy(logits, 0.5, split="test").rows(), of_list)
     yielded = clipkit.entropy(logits, (t for t in [0.5]), split=iter(["test"]))
@@ -151,55 +148,63 @@ def natural(files):
 
 # Each works: what it returns has rows, or is of a type.
 WORKING = {
-    "align, arrays": lambda n: alignment.align([n.X, n.Y], k=3),
-    "align, tensors": lambda n: alignment.align([torch.tensor(n.X).requires_grad_(), n.Y], k=3),
-    "align, array of images and of texts": lambda n: alignment.align((n.X, n.Y), k=np.int64(3)),
-    "align, path and file": lambda n: alignment.align(["images.h5", n.texts], k=3),
-    "retrieve, arrays": lambda n: retrieval.retrieve(n.X, n.Y, k=[1, 3]),
-    "retrieve, path and file": lambda n: retrieval.retrieve(
+    "align, arrays": lambda n: clipkit.align([n.X, n.Y], k=3),
+    "align, tensors": lambda n: clipkit.align([torch.tensor(n.X).requires_grad_(), n.Y], k=3),
+    "align, array of images and of texts": lambda n: clipkit.align((n.X, n.Y), k=np.int64(3)),
+    "align, path and file": lambda n: clipkit.align(["images.h5", n.texts], k=3),
+    "retrieve, arrays": lambda n: clipkit.retrieve(n.X, n.Y, k=[1, 3]),
+    "retrieve, path and file": lambda n: clipkit.retrieve(
         Path("images.h5"), n.texts, k=range(1, 3)
     ),
-    "nearest, array": lambda n: neighbours.nearest(n.X, k=2),
-    "nearest, two arrays": lambda n: neighbours.nearest(n.X, n.Y, k=2),
+    "nearest, array": lambda n: clipkit.nearest(n.X, k=2),
+    "nearest, two arrays": lambda n: clipkit.nearest(n.X, n.Y, k=2),
     "logits, arrays": lambda n: similarity.compute_logits(
         n.X, n.Y[:3], temperature=np.float32(0.5)
     ),
     "random logits, array": lambda n: similarity.compute_random_logits(n.X, 4),
     "entropy, array": lambda n: clipkit.entropy(n.cosines, 0.07),
     "entropy, float16": lambda n: clipkit.entropy(n.cosines.astype(np.float16), [1, 0.07]),
-    "zeroshot, one split": lambda n: zeroshot.evaluate("logits.h5", "test"),
-    "zeroshot, array": lambda n: zeroshot.evaluate(
+    "zeroshot, one split": lambda n: clipkit.zeroshot("logits.h5", "test"),
+    "zeroshot, array": lambda n: clipkit.zeroshot(
         clipkit.from_array(
             n.cosines[:, :2], "logits", labels=n.colour, class_names=sorted(set(n.colour))
         )
     ),
-    "cluster, array": lambda n: clustering.cluster(n.X, k=3),
-    "cluster, path": lambda n: clustering.cluster("images.h5", k=np.arange(2, 4)),
-    "calibrate": lambda n: calibration.calibrate("logits.h5", 0.07),
+    "cluster, array": lambda n: clipkit.cluster(n.X, k=3),
+    "cluster, path": lambda n: clipkit.cluster("images.h5", k=np.arange(2, 4)),
+    "calibrate": lambda n: clipkit.calibrate("logits.h5", 0.07),
     "reliability": lambda n: calibration.reliability("logits.h5", "test", 0.07),
-    "threshold": lambda n: thresholds.choose(
+    "threshold": lambda n: clipkit.threshold(
         "logits.h5", fpr=0.25, table=n.table(), cluster="colour"
     ),
-    "detect, arrays": lambda n: thresholds.detect(n.X, n.Y),
-    "probe, path": lambda n: evaluation.evaluate("logits.h5", temperatures=0.5, Cs=1).result,
-    "probe, labelled array": lambda n: (
-        evaluation.evaluate(clipkit.from_array(n.X, labels=n.colour)).result
+    "threshold, arrays": lambda n: clipkit.threshold(n.X, unknown=n.Y, eval_split="all"),
+    "probe, path": lambda n: clipkit.probe("logits.h5", temperature=0.5, regularization=1),
+    "probe, labelled array": lambda n: clipkit.probe(
+        clipkit.from_array(n.X, labels=n.colour), fit_split="all", eval_split="all", val=0.5
     ),
-    "predict": lambda n: prediction.predict("probe.h5", "logits.h5", "test").result,
-    "importance": lambda n: importance.prompt_importance("probe.h5", "logits.h5"),
-    "weights": lambda n: importance.largest_weights("probe.h5", 1),
-    "attributes, dict": lambda n: attributes.measure("images.h5", table=n.table()),
-    "attributes, array": lambda n: attributes.measure(n.X, table={"colour": n.colour}),
-    "attributes, DataFrame": lambda n: attributes.measure(
-        "images.h5", table=Frame(n.ids, colour=np.array(n.colours)), columns="colour"
+    "probe, a share and words": lambda n: clipkit.probe(
+        "logits.h5", temperature=[1, np.float32(0.5)], regularization=range(1, 3), val=0.25
     ),
-    "attributes, polars": lambda n: attributes.measure(n.X, table=Frame(colour=n.colour)),
-    "attributes, path": lambda n: attributes.measure("images.h5", table=Path("table.csv")),
-    "variance, array": lambda n: variance.decompose(
-        n.X, table={"colour": n.colour}, columns="colour"
+    "probe, None": lambda n: clipkit.probe("logits.h5", temperature=None, shots=None),
+    "zeroshot, number": lambda n: clipkit.zeroshot("logits.h5", threshold=0.1),
+    "zeroshot, result": lambda n: clipkit.zeroshot(
+        "logits.h5", threshold=clipkit.threshold("logits.h5", fpr=0.5)
     ),
-    "describe": lambda n: description.describe("logits.h5", table=n.table()),
-    "describe, array": lambda n: description.describe(n.cosines, table={"colour": n.colour}),
+    "predict": lambda n: clipkit.predict("probe.h5", "logits.h5", "test"),
+    "importance": lambda n: clipkit.importance("probe.h5", "logits.h5"),
+    "weights": lambda n: clipkit.importance("probe.h5", weights=1),
+    "attributes, dict": lambda n: clipkit.attributes("images.h5", table=n.table()),
+    "attributes, array": lambda n: clipkit.attributes(n.X, table={"colour": n.colour}),
+    "attributes, DataFrame": lambda n: clipkit.attributes(
+        "images.h5", table=Frame(n.ids, colour=np.array(n.colours)), attribute="colour"
+    ),
+    "attributes, polars": lambda n: clipkit.attributes(n.X, table=Frame(colour=n.colour)),
+    "attributes, path": lambda n: clipkit.attributes("images.h5", table=Path("table.csv")),
+    "variance, array": lambda n: clipkit.variance(
+        n.X, table={"colour": n.colour}, attribute="colour"
+    ),
+    "describe": lambda n: clipkit.describe("logits.h5", table=n.table()),
+    "describe, array": lambda n: clipkit.describe(n.cosines, table={"colour": n.colour}),
     "relabel, dict": lambda n: relabeling.relabel("images.h5", n.table()),
     "split": lambda n: splitting.split("images.h5", {"val": 0.5}),
     "split, by a dict": lambda n: splitting.split(
@@ -207,14 +212,14 @@ WORKING = {
     ),
     "concat, one file": lambda n: concatenation.concat("images.h5", splits="all"),
     "concat, arrays": lambda n: concatenation.concat([n.X, n.Y], prefix=True),
-    "compare, paths": lambda n: comparison.compare(["a.h5", "probe.h5"]),
-    "compare, by a dict": lambda n: comparison.compare("a.h5", by=n.table()),
+    "compare, paths": lambda n: clipkit.compare("a.h5", "probe.h5"),
+    "compare, by a dict": lambda n: clipkit.compare("a.h5", table=n.table()),
     "leaderboard": lambda n: leaderboard.leaderboard(["a.h5", "probe.h5"]),
     "table for a paper": lambda n: for_people.as_table("a.h5", "latex"),
     "picture": lambda n: plots.draw("a.h5", title="Zero-shot").axes,
     "pictures of arrays": lambda n: plots.draw([n.X, n.Y], "spectrum").axes,
     "pair": lambda n: comparison.pair(["a.h5", "probe.h5"], runs=0).right,
-    "choose": lambda n: choices.choose("images.h5", "texts.h5", "items.csv"),
+    "choose": lambda n: clipkit.choose("images.h5", "texts.h5", "items.csv"),
     "splits": lambda n: matching.choose_splits("images.h5", "test")[1],
     "split of an array": lambda n: matching.choose_split(n.X),
     "annotations": lambda n: (
@@ -234,6 +239,29 @@ WORKING = {
 @pytest.mark.parametrize("call", WORKING)
 def test_a_natural_call_works(call, natural):
     assert len(WORKING[call](natural))
+
+
+def test_rows_that_are_asked_for_are_returned_in_place_of_a_result(natural):
+    logits = natural.logits
+    rows = clipkit.zeroshot(logits, split="test", per_image=True)
+    assert [row["id"] for row in rows] == logits["test"].ids
+    predicted = clipkit.zeroshot(logits, split="test")["test"].predicted[0]
+    assert [row["prediction"] for row in rows] == [logits.class_names[row] for row in predicted]
+    assert [row["class"] for row in clipkit.probe(logits, per_class=True)] == ["cat", "dog"]
+    assert len(clipkit.zeroshot(logits, split="test", top=2)) == 2 * N
+    assert len(clipkit.entropy(logits, 1, split="test", per_image=True)) == N
+    assert len(clipkit.compare("a.h5", "a.h5", leaderboard=True)) == 2
+    assert set(clipkit.compare("a.h5", "a.h5", ids="neither")) < set(logits["test"].ids)
+    assert clipkit.probe(logits, keep=True, per_image=True).kind == "probe"
+
+
+def test_a_question_shows_plain_types_and_explains_its_parameters():
+    signature = inspect.signature(clipkit.zeroshot)
+    assert str(signature.parameters["split"]) == "split: list[str] | None = None"
+    assert signature.parameters["file"].annotation is FeatureFile
+    assert list(signature.parameters)[-4:] == ["per_class", "per_image", "top", "scores"]
+    assert "\ntop : K\n    Print K rows per image" in clipkit.zeroshot.__doc__
+    assert clipkit.zeroshot is clipkit.zeroshot
 
 
 def test_an_array_gives_what_its_feature_file_gives(natural):
@@ -372,35 +400,49 @@ REFUSED = [
     (lambda n: neighbours.nearest(n.X * np.nan), "file: expected finite values, got NaN"),
     (lambda n: neighbours.nearest(n.X.astype(str)), "file: expected an array of numbers (N,"),
     (lambda n: thresholds.choose(n.logits, fpr="1%"), "fpr: expected a number, or several"),
-    (lambda n: zeroshot.evaluate(n.logits, 0), "splits: expected a text, or several, got 0"),
-    (lambda n: zeroshot.evaluate(n.cosines), "logits: expected prompts of the images' classes"),
+    (lambda n: classification.evaluate(n.logits, 0), "splits: expected a text, or several, got 0"),
+    (
+        lambda n: classification.evaluate(n.cosines),
+        "logits: expected prompts of the images' classes",
+    ),
+    (lambda n: clipkit.zeroshot(n.logits, True), "split: expected a text, or several, got True"),
+    (lambda n: clipkit.zeroshot(n.logits, top=0), "top: expected at least 1, got 0"),
+    (lambda n: clipkit.zeroshot(n.logits, threshold=n.logits), "logits.h5: expected result, got"),
+    (lambda n: clipkit.zeroshot("logits.h5", per_class=True, top=2), "expected rows of classes or"),
+    (lambda n: clipkit.align(None), "files: expected a feature file, its path or an array of"),
+    (lambda n: clipkit.align([n.X, n.Y], k=0), "k: expected at least 1, got 0"),
+    (lambda n: clipkit.align([n.X, n.Y], seed=-1), "seed: expected at least 0, got -1"),
+    (lambda n: clipkit.align([n.X, n.Y], seed=2**32), "seed: expected at most 4294967295"),
+    (lambda n: clipkit.nearest(n.X, k=None), "k: expected a whole number, got None"),
+    (lambda n: clipkit.cluster(n.images, k="3"), "k: expected a whole number, or several, got '3'"),
+    (lambda n: clipkit.retrieve(n.images), "retrieve: missing a required argument: 'texts'"),
     (lambda n: clipkit.entropy(n.cosines * 99, 1), "logits: expected cosines between"),
     (lambda n: evaluation.evaluate(n.logits, "svm"), "spec: expected a ProbeSpec, got 'svm'"),
     (lambda n: evaluation.evaluate(n.logits, Cs=None), "Cs: expected a value, got None"),
     (lambda n: prediction.predict(n.X, n.images), "probe: expected a feature file or its path"),
     (
-        lambda n: attributes.measure(n.images, table={"id": []}),
+        lambda n: recalls.measure(n.images, table={"id": []}),
         "table: expected as many values",
     ),
     (
-        lambda n: attributes.measure(n.images, table=[1]),
+        lambda n: recalls.measure(n.images, table=[1]),
         "table: expected a file of attributes, a",
     ),
     (
-        lambda n: attributes.measure(n.images, table=n.images),
+        lambda n: recalls.measure(n.images, table=n.images),
         "table: expected a file of attrib",
     ),
     (
-        lambda n: attributes.measure(n.images, table={"id": n.ids, "colour": "red"}),
+        lambda n: recalls.measure(n.images, table={"id": n.ids, "colour": "red"}),
         "table: expected a list of values in colour, got 'red'",
     ),
     (
-        lambda n: attributes.measure(n.images, table={"colour": n.colour}),
+        lambda n: recalls.measure(n.images, table={"colour": n.colour}),
         "80 of 80 images of images.h5 have no line in table.",
     ),
-    (lambda n: attributes.measure(n.images, controls=3), "controls: expected files of untr"),
+    (lambda n: recalls.measure(n.images, controls=3), "controls: expected files of untr"),
     (
-        lambda n: attributes.measure(n.images, controls=[3]),
+        lambda n: recalls.measure(n.images, controls=[3]),
         "control 1: expected a feature file",
     ),
     (lambda n: comparison.compare(3), "results: expected a feature file, its path or"),
@@ -419,6 +461,16 @@ REFUSED = [
     (lambda n: report.of_files(3), "paths: expected a text, or several, got 3"),
 ]
 HINTED = [
+    (
+        lambda n: clipkit.align(n.X, n.Y),
+        "split: expected a text, got array([[",
+        "give several files as a list: files=[...]",
+    ),
+    (
+        lambda n: clipkit.zeroshot(n.logits, splits="test"),
+        "zeroshot: got an unexpected keyword argument 'splits'",
+        "it takes file, split, table, attribute, ",
+    ),
     (
         lambda n: leaderboard.leaderboard(
             ["a.h5", "probe.h5"], comparison.compare(["probe.h5", "a.h5"])
@@ -454,7 +506,7 @@ HINTED = [
     (lambda n: alignment.align(n.images, n.texts), "split: expected a text, got FeatureF", AS_LIST),
     (lambda n: alignment.align(n.X, n.Y), "split: expected a text, got array([[", AS_LIST),
     (lambda n: evaluation.evaluate(n.X), "file: all: expected labels, got none", FROM_ARRAY),
-    (lambda n: attributes.measure(n.X), "images: expected labels, got none", FROM_ARRAY),
+    (lambda n: recalls.measure(n.X), "images: expected labels, got none", FROM_ARRAY),
 ]
 
 
@@ -479,7 +531,7 @@ def test_a_file_of_another_kind_or_none_is_refused_by_its_path_or_content(tmp_pa
     texts = write_feature_file(tmp_path / "texts.h5", "texts")
     for file, name in ((feature_file("texts"), "the file"), (texts, texts)):
         with pytest.raises(ClipkitError) as raised:
-            zeroshot.evaluate(file)
+            classification.evaluate(file)
         assert raised.value.message == f"{name}: expected logits, got texts"
     with pytest.raises(ClipkitError, match="there is no such file"):
-        zeroshot.evaluate(tmp_path / "none.h5")
+        classification.evaluate(tmp_path / "none.h5")

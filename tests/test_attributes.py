@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from clipkit import probes
 from clipkit.analysis import results
-from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.attributes import recalls
 from clipkit.features import FeatureFile, Split, row_ids
 from clipkit.plots.attributes import draw_attributes
 from clipkit.report.summary import answer
@@ -58,7 +58,7 @@ def words_for(count, width=6, attribute="class"):
 
 def measured(*arguments, **options):
     """Return the only row of a result."""
-    (row,) = attributes.measure(*arguments, **options).rows()
+    (row,) = recalls.measure(*arguments, **options).rows()
     return row
 
 
@@ -163,13 +163,13 @@ def test_the_gain_is_the_paired_difference_to_the_control_that_comes_closest():
 
 def test_the_picture_and_the_summary_have_a_band_and_a_fact_for_each_group():
     y = np.arange(600) % 3
-    result = attributes.measure(world_of(y), words_for(3), controls=[control_of(y)])
+    result = recalls.measure(world_of(y), words_for(3), controls=[control_of(y)])
     figure, _ = draw_attributes(result)
     assert NO_WORDS in [text.get_text() for text in figure.axes[0].texts]
     assert figure.get_suptitle() == f"1 of 1 attribute {NO_WORDS}"
     facts = {fact.name.lower(): fact.text for fact in answer(result)}
     assert facts == {"attributes": f"1 of 1 attribute {NO_WORDS}.", NO_WORDS: "class"}
-    without = attributes.measure(world_of(y), words_for(3))
+    without = recalls.measure(world_of(y), words_for(3))
     assert answer(without) == []
 
 
@@ -219,13 +219,13 @@ def test_the_interval_covers_the_recall_with_few_rows_and_many_classes_too(count
 
 def test_the_covariance_of_two_recalls_is_that_of_draws():
     labels = np.repeat([0, 1], [400, 100])
-    recalls = []
+    pairs = []
     for _ in range(600):
         luck = RNG.random(500)
         first = np.where(luck < 0.7, labels, -1)
         second = np.where((luck < 0.5) | (RNG.random(500) < 0.3), labels, -1)
-        recalls.append([metrics.mean_per_class_recall(labels, p) for p in (first, second)])
-    expected = np.cov(np.transpose(recalls))
+        pairs.append([metrics.mean_per_class_recall(labels, p) for p in (first, second)])
+    expected = np.cov(np.transpose(pairs))
     found = metrics.recall_covariance(labels, [first, second])
     np.testing.assert_allclose(found, expected, rtol=0.25)
 
@@ -234,7 +234,7 @@ def test_the_covariance_of_two_recalls_is_that_of_draws():
 def test_attributes_of_one_value_or_none_are_left_empty(tmp_path, value):
     columns = {"constant": [value] * 12, "other": list("pq" * 6)}
     table = write_values(tmp_path / "t.csv", columns, columns)
-    result = attributes.measure(world_of(np.arange(12) % 2), table=table)
+    result = recalls.measure(world_of(np.arange(12) % 2), table=table)
     found = {row["attribute"]: row for row in result.rows()}
     assert all(np.isnan(found["constant"][name]) for name in NUMBERS)
     assert not np.isnan(found["other"]["probe"])
@@ -281,7 +281,7 @@ def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named
     test = {name: [0] * 100 for name in train}
     table = write_values(tmp_path / "t.csv", train, test)
     images = world_of(np.arange(100) % 2)
-    result = attributes.measure(images, words_for(2, attribute="rare0"), table=table)
+    result = recalls.measure(images, words_for(2, attribute="rare0"), table=table)
     for row in result.rows()[:-1]:
         assert (row["values"], row["rows"]) == (1, 100)
         assert all(np.isnan(row[name]) for name in (*NUMBERS, "chance", "zeroshot_low"))
@@ -295,7 +295,7 @@ def test_attributes_that_are_scored_in_one_value_are_empty_and_few_of_them_named
 def test_a_value_with_fewer_than_five_scored_rows_is_warned_of(tmp_path, capsys):
     values = {"few": [1] * 4 + [0] * 56, "enough": [1] * 5 + [0] * 55}
     table = write_values(tmp_path / "t.csv", values, values)
-    result = attributes.measure(world_of(np.arange(60) % 2), table=table, columns=["few", "enough"])
+    result = recalls.measure(world_of(np.arange(60) % 2), table=table, columns=["few", "enough"])
     assert result.history[-1]["column"] == ["few", "enough"]
     warning = "few: a value has fewer than 5 scored images, which say little"
     assert messages(capsys.readouterr().err) == f"clipkit: warning: {warning}\n"

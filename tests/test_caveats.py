@@ -8,9 +8,9 @@ from factories import random_features
 from shell import ok, rows
 
 from clipkit.analysis import results
-from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.attributes import recalls
 from clipkit.analysis.calibrate.calibration import calibrate
-from clipkit.analysis.importance import costs as importance
+from clipkit.analysis.importance import costs
 from clipkit.analysis.predict import prediction
 from clipkit.analysis.probe.evaluation import ProbeSpec, evaluate_grid
 from clipkit.analysis.results import Predictions
@@ -122,7 +122,7 @@ def test_attributes_of_fitted_images_have_no_interval_of_the_probe(copies, is_te
     for split in file.splits.values():
         split.features[:, 0] += 5 * split.labels
     file.splits["test"].features[:copies] = file.splits["train"].features[:copies]
-    result = attributes.measure(file)
+    result = recalls.measure(file)
     assert caveats(result) == ([] if is_tested else [("fitted", "test", copies, 40)])
     (row,) = result.rows()
     assert row["probe"] > 0.9
@@ -140,8 +140,8 @@ def test_calibrate_records_scored_images_that_set_the_temperature(capsys):
 
 def test_importance_notices_fitted_images_in_another_file():
     probe = evaluate_grid(logits(SIZES), keep=True)
-    assert not results.caveats(importance.prompt_importance(probe, logits({"all": 60}, seed=9)))
-    renamed = importance.prompt_importance(probe, logits({"all": 60}))
+    assert not results.caveats(costs.prompt_importance(probe, logits({"all": 60}, seed=9)))
+    renamed = costs.prompt_importance(probe, logits({"all": 60}))
     assert caveats(renamed) == [("fitted", "all", 60, 60)]
 
 

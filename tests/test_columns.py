@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from clipkit import analysis
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
-from clipkit.analysis.zeroshot import classification as zeroshot
+from clipkit.analysis.zeroshot import classification
 from clipkit.features import FeatureFile, Split, read
 from clipkit.features import columns as records
 from clipkit.features.columns import (
@@ -448,7 +448,7 @@ def test_a_further_accuracy_is_in_the_reports_in_its_order(world, monkeypatch):
     few = read("logits.h5")
     few.class_index, few.class_names = few.class_index // 2, CLASSES[:4]
     few.splits = {"test": Split(few.splits["test"].features)}
-    (row,) = zeroshot.evaluate(few).rows()
+    (row,) = classification.evaluate(few).rows()
     assert list(row) == ["split", "acc1", "acc3", "acc5", RECALL, "acc1_low", "acc1_high"]
 
 

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 from shell import fails, ok
 from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
-from clipkit.analysis.attributes import recalls as attributes
+from clipkit.analysis.attributes import recalls
 from clipkit.analysis.compare import score_comparison
 from clipkit.analysis.results import make_result
 from clipkit.features import FeatureFile, Split
@@ -69,7 +69,7 @@ def table(tmp_path):
 )
 def test_a_label_is_ranked_by_the_cosine_with_its_words_and_by_a_probe(metric, reference, table):
     file = images()
-    found, empty = attributes.measure(
+    found, empty = recalls.measure(
         file, words(), table=table, columns=["smiling", "hat"], metric=metric
     ).rows()
     unit = file.splits["test"].features / np.linalg.norm(
@@ -92,13 +92,13 @@ def test_the_positive_value_is_known_in_any_case(names, tmp_path):
     lines = [f"{row}.png,{names[value]}\n" for row, value in enumerate(label())]
     lines[:2] = f"0.png,{names[1].title()}\n", f"1.png,{names[0].upper()}\n"
     path.write_text("id,smiling\n" + "".join(lines))
-    (row,) = attributes.measure(images(), words(), table=str(path), metric="auroc").rows()
+    (row,) = recalls.measure(images(), words(), table=str(path), metric="auroc").rows()
     assert (row["values"], row["positives"], row["rows"]) == (2, N // 4, N)
     assert row["zeroshot"] > 0.7
 
 
 def test_the_mean_of_the_average_precisions_is_of_the_labels_that_have_one(table, capsys):
-    attributes.measure(images(), table=table, columns=["smiling", "hat"], metric="ap")
+    recalls.measure(images(), table=table, columns=["smiling", "hat"], metric="ap")
     assert "(1 labels)" in capsys.readouterr().err
 
 
@@ -150,7 +150,7 @@ def measure_few_positives(folder, positives: int, seed: int, metric: str = "auro
     path = folder / "rare.csv"
     path.write_text("id,rare\n" + "".join(f"{i}.png,{value}\n" for i, value in enumerate(values)))
     options = {"table": str(path), "columns": ["rare"], "random": 0}
-    return attributes.measure(file, its_words, metric=metric, **options).rows()[0]
+    return recalls.measure(file, its_words, metric=metric, **options).rows()[0]
 
 
 @pytest.mark.long
@@ -174,15 +174,13 @@ def test_a_number_has_the_r2_of_its_share_of_the_signal_and_permuted_ones_have_n
     for split in file.splits.values():
         split.features = split.features.copy()
         split.features[:, 1] = number() + generator.normal(size=N)  # half of it is signal
-    (row,) = attributes.measure(file, words(), table=table, columns=["age"], metric="r2").rows()
+    (row,) = recalls.measure(file, words(), table=table, columns=["age"], metric="r2").rows()
     assert row["probe"] == pytest.approx(0.5, abs=0.1)
     assert row["probe_low"] < row["probe"] < row["probe_high"]
     assert row["null95"] < 0.05
     assert row["names"] == pytest.approx(row["probe"], abs=0.1)
     assert np.isnan(row["zeroshot"])
-    (row,) = attributes.measure(
-        file, words(), table=table, columns=["age"], metric="spearman"
-    ).rows()
+    (row,) = recalls.measure(file, words(), table=table, columns=["age"], metric="spearman").rows()
     assert row["zeroshot"] == pytest.approx(row["probe"], abs=0.1)
 
 
@@ -195,12 +193,12 @@ def test_numbers_have_scikit_learns_mae_and_scipys_tau_with_their_nulls(table):
     X, X_scored = (file.splits[name].features for name in ("train", "test"))
     predicted = ridge(X, number()[:, None], X_scored)[:, 0]
     options = {"table": table, "columns": ["age"], "controls": [control]}
-    (row,) = attributes.measure(file, words(), metric="mae", **options).rows()
+    (row,) = recalls.measure(file, words(), metric="mae", **options).rows()
     assert row["probe"] == pytest.approx(mean_absolute_error(number(), predicted), abs=1e-12)
     assert np.isnan([row["chance"], row["zeroshot"], row["reach"]]).all()
     assert row["probe_low"] < row["probe"] < row["probe_high"] < row["null5"] < row["null"]
     assert 0 < row["gain_low"] < row["gain"] == row["control"] - row["probe"]
-    (row,) = attributes.measure(file, words(), metric="kendalltau", **options).rows()
+    (row,) = recalls.measure(file, words(), metric="kendalltau", **options).rows()
     assert row["probe"] == pytest.approx(kendalltau(number(), predicted).statistic, abs=1e-12)
     unit = X_scored[:, 1] / np.linalg.norm(X_scored, axis=1)
     assert row["zeroshot"] == pytest.approx(kendalltau(number(), unit).statistic, abs=1e-3)
@@ -214,17 +212,17 @@ def test_a_column_of_lists_is_a_label_for_each_element(tmp_path):
     lines[7]["tags"] = None
     path = tmp_path / "tags.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = attributes.measure(images(), table=str(path), metric="auroc").rows()
+    found = recalls.measure(images(), table=str(path), metric="auroc").rows()
     assert [row["attribute"] for row in found] == ["tags: face", "tags: smile"]
     assert [row["rows"] for row in found] == [N - 1, N - 1]
     assert [row["positives"] for row in found] == [N - 1, N // 4]
     parquet = tmp_path / "tags.parquet"
     pq.write_table(pa.Table.from_pylist(lines), parquet)
-    same = attributes.measure(images(), table=str(parquet), metric="auroc").rows()
+    same = recalls.measure(images(), table=str(parquet), metric="auroc").rows()
     assert repr(same) == repr(found)
     path.write_text(path.read_text() + '{"id": "last.png", "tags": "face"}\n')
     with fails_with(f"line {N + 1}: expected a list in tags, got face"):
-        attributes.measure(images(), table=str(path), metric="auroc")
+        recalls.measure(images(), table=str(path), metric="auroc")
 
 
 def test_lists_that_unpack_to_much_more_than_the_file_are_refused(tmp_path):
@@ -232,7 +230,7 @@ def test_lists_that_unpack_to_much_more_than_the_file_are_refused(tmp_path):
     table = pa.table({"id": [f"{row}.png" for row in range(len(lists))], "tags": lists})
     pq.write_table(table, tmp_path / "tags.parquet")
     with fails_with("texts: expected to unpack to at most"):
-        attributes.measure(images(), table=str(tmp_path / "tags.parquet"), metric="auroc")
+        recalls.measure(images(), table=str(tmp_path / "tags.parquet"), metric="auroc")
 
 
 def test_other_columns_are_left_out_or_refused_if_they_are_named(table, tmp_path):
@@ -264,7 +262,7 @@ def measure_labels(folder, seed: int = 0, metric: str = "auroc") -> FeatureFile:
     lines = map("{}.png,{},{}".format, range(N), label(), cells)
     path = folder / "labels.csv"
     path.write_text("id,smiling,last\n" + "\n".join(lines))
-    return attributes.measure(images(seed=seed), words(), table=str(path), metric=metric, random=1)
+    return recalls.measure(images(seed=seed), words(), table=str(path), metric=metric, random=1)
 
 
 @pytest.mark.parametrize("metric", ["auroc", "ap"])
@@ -341,5 +339,5 @@ def test_a_label_has_the_same_numbers_whatever_other_labels_there_are(tmp_path):
     table = str(tmp_path / "labels.csv")
     for row in together:
         options = {"columns": [row["attribute"]], "metric": "auroc", "random": 1}
-        (alone,) = attributes.measure(images(), words(), table=table, **options).rows()
+        (alone,) = recalls.measure(images(), words(), table=table, **options).rows()
         np.testing.assert_equal(alone, row)

@@ -13,7 +13,7 @@ from test_calibrate import logits_file, saved
 
 from clipkit import plots
 from clipkit.analysis.calibrate import calibration
-from clipkit.analysis.zeroshot import classification as zeroshot
+from clipkit.analysis.zeroshot import classification
 from clipkit.base.errors import UsageError
 from clipkit.features import read
 from clipkit.report import predictions
@@ -173,7 +173,7 @@ def test_pictures_draw_the_models_own_distribution(own):
 
 def test_the_page_scores_predictions_by_the_models_own_distribution(own):
     file = own("sparsemax", n=20)
-    result = zeroshot.evaluate(file)
+    result = classification.evaluate(file)
     shown = predictions.read_predictions(result, "test", [file])
     p = Sparsemax().probabilities(file.cosines("test"), 0.01)
     np.testing.assert_allclose(shown.scores, p.max(axis=1))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from clipkit.analysis.zeroshot import classification as zeroshot
+from clipkit.analysis.zeroshot import classification
 from clipkit.features import FeatureFile, Split, row_ids, similarity
 from clipkit.statistics import softmax
 
@@ -30,5 +30,5 @@ def test_openais_example_has_its_published_probabilities(real_features):
 
 def test_images_are_nearest_to_the_mean_of_their_own_concept(real_features):
     things = np.load(real_features / "things200-vitl14.npz")
-    (row,) = zeroshot.evaluate(compute_logits(things["images"], things["centres"])).rows()
+    (row,) = classification.evaluate(compute_logits(things["images"], things["centres"])).rows()
     assert (row["acc1"], row["acc5"]) == (0.98, 1.0)

@@ -22,7 +22,7 @@ from clipkit.analysis.controls import Control
 from clipkit.analysis.nearest import neighbours
 from clipkit.analysis.retrieve import retrieval
 from clipkit.analysis.retrieve.retrieval import Pairs
-from clipkit.analysis.variance import shares as variance
+from clipkit.analysis.variance import shares
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, similarity
 from clipkit.features.history import History
@@ -308,7 +308,7 @@ def test_a_control_has_texts_where_they_are_needed_and_only_there():
     with fails_with("control 1: expected texts, got none", UsageError):
         retrieval.retrieve(images, texts, controls=[control.images])
     with fails_with("control 2: expected no texts, got some", UsageError):
-        variance.decompose(images, controls=[control.images, control])
+        shares.decompose(images, controls=[control.images, control])
     others = replace(control.texts, texts=[*control.texts.texts[1:], "other"])
     with fails_with("expected the same images and texts, got others"):
         retrieval.retrieve(images, texts, controls=[control._replace(texts=others)])

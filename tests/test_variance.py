@@ -6,7 +6,8 @@ from factories import fails_with, feature_file
 from scipy import stats
 from sklearn.linear_model import LinearRegression
 
-from clipkit.analysis.variance import shares as variance
+import clipkit
+from clipkit.analysis.variance.shares import Regressions
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import Split, row_ids
 
@@ -31,12 +32,12 @@ def write_table(path, **columns):
 
 
 def shares(file, table, *names, **options):
-    result = variance.decompose(file, table=table, columns=names, **options)
+    result = clipkit.variance(file, table=table, attribute=names, **options)
     return {row["attribute"]: row for row in result.rows()}
 
 
 def regressions(X, **columns):
-    model = variance.Regressions(np.ones(len(X), bool), columns)
+    model = Regressions(np.ones(len(X), bool), columns)
     centred = X - X.mean(axis=0)
     model.add(0, centred)
     model.total = centred.T @ centred
@@ -160,7 +161,7 @@ def test_a_column_without_values_is_empty_and_warned_of(tmp_path, capsys):
     warning = "clipkit: warning: no row of test has a value of nothing, a*nothing"
     assert capsys.readouterr().err.splitlines() == [warning]
     texts = feature_file("texts", datasets={"features": np.eye(3, dtype="f4")})
-    cells = variance.decompose(images(X), texts, table=table, columns=["a", "nothing"]).rows()
+    cells = clipkit.variance(images(X), texts, table=table, attribute=["a", "nothing"]).rows()
     assert [cell["above"] for cell in cells if cell["attribute"] == "nothing"] == [False] * 3
     assert "of the 3 cells (1 %) are `above` by chance" in capsys.readouterr().err
     with pytest.raises(ClipkitError, match="test: expected rows with a value of 'nothing', got"):
@@ -173,7 +174,7 @@ def test_a_prompt_measures_an_attribute_if_its_share_is_above_both_nulls(tmp_pat
     X = np.stack([np.ones(80), 0.1 * RNG.standard_normal(80)], axis=1)
     texts = feature_file("texts", datasets={"features": RNG.standard_normal((3, 2))})
     table = write_table(tmp_path / "t.csv", a=a)
-    for row in variance.decompose(images(X), texts, table=table, columns=["a"], null=1).rows():
+    for row in clipkit.variance(images(X), texts, table=table, attribute=["a"], null=1).rows():
         assert row["above"] == (row["share"] > max(row["random99"], row["null95"]))
         eta = stats.beta(1 / 2, 78 / 2).ppf(0.95)
         assert row["null95"] == pytest.approx(1 - (1 - eta) * 79 / 78, abs=1e-9)
@@ -199,7 +200,7 @@ def test_an_attribute_of_one_value_or_of_as_many_as_rows_has_no_share(tmp_path, 
 
 def test_too_many_values_are_refused():
     with pytest.raises(ClipkitError, match="expected at most 5,000 values in all"):
-        variance.decompose(images(np.ones((12_000, 1)), np.arange(12_000) // 2))
+        clipkit.variance(images(np.ones((12_000, 1)), np.arange(12_000) // 2))
 
 
 def adjusted_r2(X, columns):

@@ -7,7 +7,7 @@ import pytest
 from factories import feature_file
 
 from clipkit.analysis.class_scores import class_scores
-from clipkit.analysis.zeroshot import classification as zeroshot
+from clipkit.analysis.zeroshot import classification
 from clipkit.base.errors import ClipkitError
 from clipkit.features import similarity
 
@@ -15,7 +15,7 @@ from clipkit.features import similarity
 def test_measures_that_do_not_apply_are_nan():
     file = feature_file("logits")  # 2 classes have no top 5
     file.splits["test"] = replace(file.splits["test"], labels=None)
-    result = zeroshot.evaluate(file)
+    result = classification.evaluate(file)
     by_split = {row.pop("split"): row for row in result.rows()}
     best = file.splits["train"].features[:, :2].argmax(axis=1)
     assert by_split["train"]["acc1"] == (best == file.splits["train"].labels).mean()
@@ -34,7 +34,7 @@ def test_measures_that_do_not_apply_are_nan():
 def test_every_class_needs_a_prompt(class_index, message):
     file = feature_file("logits", datasets={"class_index": np.array(class_index)})
     with pytest.raises(ClipkitError, match=message) as caught:
-        zeroshot.evaluate(file)
+        classification.evaluate(file)
     assert "textembed --classes" in caught.value.hint
 
 
@@ -92,8 +92,8 @@ def test_printed_scores_are_cosines_and_logits_that_differ_in_the_last_bit_decid
     file.temperature = 0.013
     cosines = file.cosines("test").read()[:, :2]
     assert np.array_equal(cosines[:, 0], cosines[:, 1])
-    assert (zeroshot.evaluate(file).splits["test"].predicted == 1).all()
-    ranking = zeroshot.rank_images(file, ["test"], keep_scores=True)["test"]
+    assert (classification.evaluate(file).splits["test"].predicted == 1).all()
+    ranking = classification.rank_images(file, ["test"], keep_scores=True)["test"]
     assert ranking.classes.tolist() == [[1, 0]] * len(cosines)
     assert np.array_equal(ranking.all_scores, cosines)
 
@@ -114,8 +114,8 @@ def test_words_of_several_attributes_are_not_classes_of_one(names, is_labelled, 
     file = feature_file("logits", datasets=words)
     if is_refused:
         with pytest.raises(ClipkitError, match="got 2: colour, shape") as caught:
-            zeroshot.rank_images(file)
+            classification.rank_images(file)
         assert "'colour: ...'" in caught.value.hint
         assert "clipkit attributes" in caught.value.hint
     else:
-        zeroshot.evaluate(file)
+        classification.evaluate(file)

@@ -110,9 +110,9 @@ class Option:
             if not isinstance(number, int | float):
                 continue
             if self.min is not None and number < self.min:
-                raise UsageError(f"{name}: expected at least {self.min:g}, got {number}")
+                raise UsageError(f"{name}: expected at least {self.min}, got {number}")
             if self.max is not None and number > self.max:
-                raise UsageError(f"{name}: expected at most {self.max:g}, got {number}")
+                raise UsageError(f"{name}: expected at most {self.max}, got {number}")
 
 
 def option(metavar: str, help: str, *names: str, **fields: Any) -> Option:
