@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clipkit.features.arrays import from_array
     from clipkit.features.columns import COUNT, FLAG, NATS, NUMBER, POINTS, SHARE, TEXT, Column, P
     from clipkit.features.hdf5 import read, write
+    from clipkit.features.matching import choose_splits
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
 
@@ -42,6 +43,7 @@ NAMES = lazy_names(
         f"{__name__}.analysis.own": "run",
         f"{__name__}.base.options": "choice flag option",
         f"{__name__}.base.pictures": "Curves Distributions Dots Matrix Sheet",
+        f"{__name__}.features.matching": "choose_splits",
         f"{__name__}.features.columns": "COUNT Column FLAG NATS NUMBER P POINTS SHARE TEXT",
     },
 )
@@ -82,6 +84,7 @@ __all__ = [
     "Table",
     "__version__",
     "choice",
+    "choose_splits",
     "embed",
     "flag",
     "from_array",

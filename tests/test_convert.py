@@ -24,6 +24,7 @@ from numpy.lib import format as npy
 from shell import clipkit, fails, ok, rows
 from strategies import feature_files
 
+from clipkit.base.bounds import Bound
 from clipkit.commands.convert import convert
 from clipkit.features import FeatureFile, Split, formats, npz, parquet, read
 from clipkit.features.columns import SETTINGS
@@ -526,8 +527,8 @@ def header(shape, descr="<f4"):
 
 
 def test_sizes_that_are_not_true_and_files_that_unpack_to_too_much(tmp_path, monkeypatch):
-    monkeypatch.setattr(npz, "MATRICES", npz.Bound(1 << 20, 100))
-    monkeypatch.setattr(parquet, "MATRICES", npz.Bound(1 << 20, 100))
+    monkeypatch.setattr(npz, "MATRICES", Bound(1 << 20, 100))
+    monkeypatch.setattr(parquet, "MATRICES", Bound(1 << 20, 100))
     (tmp_path / "short.npy").write_bytes(header((1 << 40, 1024)) + b"\0" * 64)
     (tmp_path / "long.npy").write_bytes(header((1, 1)) + b"\0" * 5)
     one = header((1, 1)) + b"\0" * 4

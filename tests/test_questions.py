@@ -18,6 +18,7 @@ from clipkit.analysis.options import Cluster, LabelledFile, Seed, Splits, Table
 from clipkit.analysis.question import Analysis, FeatureFile
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
+from clipkit.base.views import QUESTION_COLUMNS
 from clipkit.commands import _completion, contract
 from clipkit.commands.contract import PROMISES, Trial
 from clipkit.commands.samples import Samples
@@ -33,11 +34,16 @@ EXPECTED_FAILURES = {
 DRAWING_PAGES = ("survives hostile names", "shows every column in every format")
 
 
+def make_page(path):
+    return report.as_html(report.of_files([path]))
+
+
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory):
     """The trial of each question; its promises share what it answered."""
     return {
-        name: Trial(analysis.find(name), tmp_path_factory.mktemp(name)) for name in analysis.names()
+        name: Trial(analysis.find(name), tmp_path_factory.mktemp(name), make_page)
+        for name in analysis.names()
     }
 
 
@@ -104,8 +110,9 @@ def loud(monkeypatch):
     )
     monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, "loudness"))
     monkeypatch.setattr(cli, "_command", cli._command.__wrapped__)  # which remembers nothing
-    of_dummy = [part for column in COLUMNS for part in column.family()]
-    monkeypatch.setattr(columns, "COLUMNS", (*columns.COLUMNS, *of_dummy))
+    monkeypatch.setitem(QUESTION_COLUMNS, "loudness", lambda: COLUMNS)
+    for cached in (columns.records, columns.all_columns):
+        monkeypatch.setattr(columns, cached.__name__, cached.__wrapped__)
 
 
 @pytest.fixture
@@ -114,7 +121,7 @@ def images(tmp_path):
 
 
 def test_a_new_question_keeps_its_promises(loud):
-    assert contract.check(LOUDNESS) == []
+    assert contract.check(LOUDNESS, make_page) == []
 
 
 def first_image_decides(file, result):
@@ -162,7 +169,7 @@ def test_a_question_that_breaks_a_promise_is_found_out(change, broken, loud):
         change(file, result)
         return result
 
-    found = contract.check(replace(LOUDNESS, measure=measure))
+    found = contract.check(replace(LOUDNESS, measure=measure), make_page)
     assert any(text.startswith(broken) for text in found), found
 
 
@@ -178,7 +185,7 @@ def crowded(
 
 
 def test_an_interval_over_dependent_rows_and_a_help_without_example_are_found_out(loud):
-    found = contract.check(replace(LOUDNESS, measure=crowded))
+    found = contract.check(replace(LOUDNESS, measure=crowded), make_page)
     for broken in (
         "counts copies once: expected loud_low to loud_high as wide",
         "has an example: ",

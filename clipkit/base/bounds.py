@@ -1,4 +1,4 @@
-"""How much data of an archive or a table may unpack to."""
+"""How much data a file may hold: what an archive may unpack to, and how many names and classes."""
 
 from __future__ import annotations
 
@@ -29,3 +29,5 @@ class Bound(NamedTuple):
 MATRICES = Bound(1 << 26, 100)
 # Python's texts and numbers take several times the bytes of an array's
 OTHERS = Bound(1 << 24, 10)
+MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
+MAX_NAMES = 4096  # of a group: splits, or columns

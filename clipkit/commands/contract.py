@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from clipkit import features, report
+from clipkit import features
 from clipkit.analysis import for_people
 from clipkit.analysis.question import Analysis, Answer, Input, record_of
 from clipkit.base import tables
@@ -39,7 +39,7 @@ from clipkit.features.columns import COUNT, LABELS, NOTHING, TEXT, Column, P
 from clipkit.features.model import known_columns
 
 Row = Mapping[str, Any]
-Rows = list[dict[str, Any]]
+MakePage = Callable[[Path], str]
 # The samples of each kind, the likeliest first, and a second file of the kind
 SAMPLES = {
     "images": ("images",),
@@ -60,10 +60,13 @@ TOLERANCE = 1e-6
 SEEDS = (1, 2)  # beside the default
 
 
-def check(analysis: Analysis) -> list[str]:
-    """Return the promises that a question breaks, each as a sentence; none if it keeps all."""
+def check(analysis: Analysis, make_page: MakePage) -> list[str]:
+    """Return the promises that a question breaks, each as a sentence; none if it keeps all.
+
+    `make_page` returns the page of a report on the result in a file, in HTML.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(analysis, Path(folder))
+        trial = Trial(analysis, Path(folder), make_page)
         try:
             assert trial.recipe
         except Exception as error:  # whatever the code of a question raises
@@ -90,10 +93,11 @@ class Promise(NamedTuple):
 
 @dataclass(frozen=True)
 class Trial:
-    """A question, and the folder for its samples."""
+    """A question, the folder for its samples, and what makes the page of a report."""
 
     analysis: Analysis
     folder: Path
+    make_page: MakePage
 
     @functools.cached_property
     def samples(self) -> Samples:
@@ -485,7 +489,7 @@ def _page(trial: Trial, result: FeatureFile) -> str:
     path = trial.folder / "of-page.h5"
     features.write(str(path), result, force=True)
     with contextlib.redirect_stderr(io.StringIO()):
-        return report.as_html(report.of_files([path]))
+        return trial.make_page(path)
 
 
 def printed(result: FeatureFile, format: str) -> str:

@@ -76,11 +76,12 @@ def _check_command(name: str) -> ClipkitCommand:
 
         Example: clipkit run needed.py --check
         """
+        from clipkit import report
         from clipkit.analysis import own
         from clipkit.commands import contract
 
         analysis = own.load(name)
-        broken = contract.check(analysis)
+        broken = contract.check(analysis, lambda path: report.as_html(report.of_files([path])))
         for sentence in broken:
             sys.stdout.write(f"{sentence}\n")
         if broken:

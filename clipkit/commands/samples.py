@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.analysis import find
+from clipkit.analysis.probe import ANALYSIS as PROBE
+from clipkit.analysis.zeroshot import ANALYSIS as ZEROSHOT
 from clipkit.features import FeatureFile, History, Split
 from clipkit.features.model import Floats
 from clipkit.features.similarity import compute_logits
@@ -132,20 +133,20 @@ class Samples:
     @functools.cached_property
     def result(self) -> Any:
         """The classes of the images by their most similar text."""
-        return find("zeroshot").function(self.logits)
+        return ZEROSHOT.function(self.logits)
 
     @functools.cached_property
     def other_result(self) -> Any:
         """The classes of the images by the other model."""
         history = History([{"command": "textembed", "model": OTHER_MODEL}])
         texts = replace(self.class_texts, history=history)
-        return find("zeroshot").function(self._logits(self.other_images, texts))
+        return ZEROSHOT.function(self._logits(self.other_images, texts))
 
     @functools.cached_property
     def probe(self) -> Any:
         """A probe that was fitted on the logits of one of two splits."""
         logits = replace(self, is_joined=False).logits
-        return find("probe").function(logits, keep=True)
+        return PROBE.function(logits, keep=True)
 
     @functools.cached_property
     def table(self) -> str:

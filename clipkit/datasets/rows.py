@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import console
+from clipkit.base.bounds import MAX_NAMES
 from clipkit.base.errors import ClipkitError, listed, shorten
 from clipkit.base.names import escape, positions
 from clipkit.datasets import remote
@@ -20,7 +21,7 @@ from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, spl
 from clipkit.datasets.wordnet import MAX_NAME, escape_text
 from clipkit.features.matching import find_repeat
 from clipkit.features.model import Int64
-from clipkit.features.validation import MAX_NAMES, is_split_name
+from clipkit.features.validation import is_split_name
 
 NO_LABEL = -1
 

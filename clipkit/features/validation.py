@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import probe_arrays
+from clipkit.base.bounds import MAX_CLASSES, MAX_NAMES
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, quote, shorten
 from clipkit.base.probe_arrays import ProbeArray, ProbeModel
 from clipkit.features.columns import CHECKED_UNITS, Unit
@@ -64,11 +65,9 @@ TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "nu
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
-MAX_CLASSES = 1 << 20  # without class names; a label must not make a command allocate without end
 PADDED_BYTES = 1 << 26  # texts may be padded to this many bytes, or to a multiple of what they have
 PADDED_RATIO = 100
 MAX_COUNTED = 5000  # classes: their confusions take 1.4 GB, and a probe has a score of each
-MAX_NAMES = 4096  # of a group: splits, or columns
 MAX_INTEGER = 2**63 - 1
 
 

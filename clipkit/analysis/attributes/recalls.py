@@ -39,6 +39,7 @@ from clipkit.analysis.controls import Controls, check_controls, control_digests
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.results import Row
 from clipkit.base import console
+from clipkit.base.bounds import MAX_CLASSES
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
 from clipkit.base.names import positions
 from clipkit.features import compatibility, similarity
@@ -47,7 +48,6 @@ from clipkit.features.arguments import Features, Several, as_file, as_list, chec
 from clipkit.features.attribute_tables import Table
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.provenance import prompts_entry
-from clipkit.features.validation import MAX_CLASSES
 from clipkit.probes.classifiers import LOGREG, names_taking
 from clipkit.statistics import claims
 from clipkit.statistics.claims import ABOVE_CHANCE

@@ -29,10 +29,10 @@ from clipkit.analysis.results import (
     newest_entry,
 )
 from clipkit.base import console
+from clipkit.base.bounds import MAX_CLASSES
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Floats, Int64
-from clipkit.features.validation import MAX_CLASSES
 from clipkit.statistics.score_metrics import METRICS, RANKED
 
 SCORES = ("zeroshot", "probe")  # by words, and by a probe

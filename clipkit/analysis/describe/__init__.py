@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from clipkit.analysis.options import Cluster, Common, FirstSplit, Seed, Table
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
@@ -66,11 +66,7 @@ def describe(
     """
     from clipkit.analysis.describe import description
 
-    is_of_table = attribute is not None or (table is not None and cluster is None)
-    if result is not None and is_of_table:
-        raise UsageError("expected groups from --result or from --table and --attribute, got both")
-    if run is not None and result is None:
-        raise UsageError("expected --run with --result, got it alone")
+    _check(table=table, attribute=attribute, result=result, run=run, cluster=cluster)
     return description.describe(
         logits,
         table=table,
@@ -84,6 +80,15 @@ def describe(
         seed=seed,
         cluster=cluster,
     )
+
+
+def _check(*, table: Any, attribute: Any, result: Any, run: Any, cluster: Any, **_: Any) -> None:
+    """Refuse groups that are given twice, and a run of no result."""
+    is_of_table = attribute is not None or (table is not None and cluster is None)
+    if result is not None and is_of_table:
+        raise UsageError("expected groups from --result or from --table and --attribute, got both")
+    if run is not None and result is None:
+        raise UsageError("expected --run with --result, got it alone")
 
 
 COLUMNS = (
@@ -103,5 +108,6 @@ ANALYSIS = Analysis(
     "Which prompts tell groups of images apart?",
     describe,
     columns=COLUMNS,
+    check=_check,
     panel=UNDERSTAND,
 )

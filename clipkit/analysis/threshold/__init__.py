@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 from clipkit.analysis.options import Cluster, Common, Seed, Table
 from clipkit.analysis.question import Analysis, FeatureFile, Input
@@ -120,6 +120,12 @@ def _parse_cosines(words: list[str]) -> list[float]:
     return numbers
 
 
+def _check(fpr: list[str], at: list[str], **_: Any) -> None:
+    """Refuse shares and cosines that are none."""
+    _parse_shares(fpr)
+    _parse_cosines(at)
+
+
 COLUMNS = (
     MEASURE,
     PROMPT,
@@ -160,5 +166,9 @@ COLUMNS = (
 )
 
 ANALYSIS = Analysis(
-    "threshold", "Above which cosine do an image and a prompt match?", threshold, columns=COLUMNS
+    "threshold",
+    "Above which cosine do an image and a prompt match?",
+    threshold,
+    columns=COLUMNS,
+    check=_check,
 )
