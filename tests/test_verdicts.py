@@ -23,11 +23,11 @@ from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Referenc
 
 PACKAGE = Path(claims.__file__).parents[1]
 WORDS = re.compile(r"\b(learned|understood|reached|calibrated|worth|best|above chance)\b", re.I)
-# Names of columns, with what explains them
+# Questions, and names of columns, with what explains them
 TERMS = {
-    "analysis/alignment.py": ("calibrated",),
-    "features/columns.py": ("calibrated",),
-    "report/tables.py": ("*Calibrated*",),
+    "analysis/align/__init__.py": ("calibrated", "*Calibrated*"),
+    "analysis/align/alignment.py": ("calibrated",),
+    "analysis/attributes/__init__.py": ("Which attributes are learned",),
 }
 
 

@@ -8,16 +8,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from clipkit.analysis import of_command
 from clipkit.analysis.results import (
     RUN_SETTINGS,
     Row,
-    caveats,
     chance,
     columns_of,
-    describe_caveat,
     newest_entry,
 )
-from clipkit.analysis.retrieve import retrieval
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.names import select
@@ -25,7 +23,7 @@ from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.columns import columns_of_command
 from clipkit.features.model import OWN_QUESTION, FeatureFile, known_columns
-from clipkit.statistics import claims, metrics
+from clipkit.statistics import metrics
 
 SHOWN = 3  # attributes of each prompt
 SMALL = 0.1  # share, below which one of `threshold` has two decimals
@@ -328,57 +326,18 @@ FORMATTERS: dict[str, tuple[str, Callable[[Rows], Rows]]] = {
 
 
 def findings(result: FeatureFile) -> list[str]:
-    """Return what a result found, in sentences, if the command that made it is in FINDINGS."""
+    """Return what a result found, in sentences, as the record of its question says it."""
     command = str(newest_entry(result)["command"])
     if command == OWN_QUESTION:  # it was found when the question was asked
         return [str(sentence) for sentence in newest_entry(result).list_of("found")]
-    if command not in FINDINGS:
+    question = of_command(command)
+    if question is None:
         return []
-    columns, say = FINDINGS[command]
     try:
-        columns_of(result, command, columns)
+        columns_of(result, command, question.needs)
     except ClipkitError:  # another program's columns
         return []
-    return list(filter(None, say(result)))
-
-
-def _of_choices(result: FeatureFile) -> list[str]:
-    return [claims.choices_sentence(result.rows())]
-
-
-def _of_retrieval(result: FeatureFile) -> list[str]:
-    return [claims.retrieval_sentence(retrieval.first_rows(result))]
-
-
-def _of_comparison(result: FeatureFile) -> list[str]:
-    """Say of each pair whether one is more accurate, if the comparison is tested."""
-    rows = [row for row in result.rows() if row.get("scope", "all") == "all"]
-    return [claims.difference_sentence(row) for row in rows if math.isfinite(row["low"])]
-
-
-def _of_leaderboard(result: FeatureFile) -> list[str]:
-    """Say what decides between the results, and what their accuracies do not show."""
-    notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result)]
-    return [claims.leaderboard_note(result.rows()), *notes]
-
-
-def _of_calibration(result: FeatureFile) -> list[str]:
-    errors = {}
-    for row in result.rows():
-        name = f"τ {row['temperature']:.4g}{', fitted' * bool(row['fitted'])}"
-        errors[name] = (row["ece"], row["ece_null975"])
-    return [claims.calibration_sentence(errors)]
-
-
-# Of each command: the columns that its results have, and what says what they found; `attributes`
-# notes its groups itself
-FINDINGS: dict[str, tuple[str, Callable[[FeatureFile], list[str]]]] = {
-    "retrieve": ("split k recall queries recall_null", _of_retrieval),
-    "choose": ("split category accuracy_low shuffled shuffled95 ceiling", _of_choices),
-    "compare": ("a b acc_a acc_b difference low high p rows", _of_comparison),
-    "leaderboard": ("result rows acc1 to_first p_holm verdict", _of_leaderboard),
-    "calibrate": ("temperature fitted ece ece_null975", _of_calibration),
-}
+    return list(filter(None, question.findings(result)))
 
 
 # ---- Cells ---------------------------------------------------------------------------------------

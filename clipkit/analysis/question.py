@@ -131,6 +131,12 @@ class Analysis:
         What a result found, in sentences.
     needs : str
         The columns that `findings` reads; another program's results may lack them.
+    topic : str
+        What a page calls the findings in its summary; without it, they are not there.
+    explanation : str
+        What the columns are, in Markdown, above a table of a page.
+    also : tuple of Analysis
+        Records of other results that the question makes, which have no command of their name.
     check : callable, optional
         Takes the words of the command line, by parameter, and refuses those that no file can make
         right, before any is read.
@@ -146,6 +152,9 @@ class Analysis:
     layout: Any = None
     findings: Callable[[FeatureFile], list[str]] = _nothing
     needs: str = ""
+    topic: str = ""
+    explanation: str = ""
+    also: tuple[Analysis, ...] = ()
     check: Callable[..., None] | None = None
     picture: Any = None
 

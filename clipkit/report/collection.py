@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import for_people, results
+from clipkit.analysis import for_people, of_command, results
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
@@ -31,7 +31,6 @@ from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
 from clipkit.report.summary import answer, of_others
 from clipkit.report.tables import (
-    EXPLANATIONS,
     RESULT_COLUMNS,
     attribute_table,
     provenance_table,
@@ -410,8 +409,9 @@ def _explained_table(command: str, files: dict[str, FeatureFile]) -> list[Block]
     A control that the results were compared with is in their columns, and has no further row.
     """
     blocks: list[Block] = []
-    if command in EXPLANATIONS:
-        blocks.append(EXPLANATIONS[command])
+    question = of_command(command)
+    if question is not None and question.explanation:
+        blocks.append(question.explanation)
     if any(map(_has_control_columns, files.values())):
         files = {name: file for name, file in files.items() if not is_untrained(file)}
     return [*blocks, *_joined_table(files)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clipkit.analysis import results
+from clipkit.analysis import of_command, results
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import Predictions, Row
@@ -21,12 +21,6 @@ from clipkit.statistics import claims, metrics
 from clipkit.statistics.claims import CONTROL
 
 MAIN = "Main result"
-TITLES = {  # of what a command's results say; those of attributes have lines of their own
-    "retrieve": "Captions",
-    "choose": "Texts",
-    "compare": "Comparison",
-    "calibrate": "Calibration",
-}
 
 
 def found(
@@ -140,9 +134,10 @@ def of_others(named: Mapping[str, FeatureFile]) -> list[Fact]:
     """Say what results without classes of their own found, one line for each."""
     facts = []
     for name, result in named.items():
-        title = TITLES.get(str(results.newest_entry(result)["command"]))
-        if title is not None:
-            facts += [Fact(title, f"{escape(text)}.", name) for text in findings(result)]
+        question = of_command(str(results.newest_entry(result)["command"]))
+        if question is not None and question.topic:
+            sentences = map(escape, findings(result))
+            facts += [Fact(question.topic, f"{sentence}.", name) for sentence in sentences]
     return facts
 
 

@@ -52,20 +52,6 @@ SHARES = (
     "one, over the images that have all attributes. It exceeds the share where other attributes "
     "hide a part. 95 % of unrelated attributes have a share below *null*."
 )
-EXPLANATIONS = {  # what the columns of a command's results are
-    "align": "*mutual_knn* is the share of nearest neighbours that are the same in both files, and "
-    "*cka* the centred kernel alignment. 5 % of permutations reach *similarity null95*. "
-    "*Calibrated* is how much of the way from there to 1 the similarity is.",
-    "choose": "*Right* is the share of right choices. *Images shuffled* is this share "
-    "for permuted images, and shows what the texts alone give. *By angle* is what random "
-    "directions give. A model that ignores the order of words cannot exceed *blind to order*.",
-    "describe": "*Difference* is the mean similarity of a group minus the mean of all others, and "
-    "*t* is the difference in standard errors. *p adjusted* accounts for all prompts and groups "
-    "that were tried. Clusters are made from the images themselves, and have no p.",
-    "threshold": "*tpr* and *fpr* are shares above the threshold on the scored split: of the "
-    "matching pairs of an image and a prompt and of the other pairs, or of the known and of the "
-    "unknown images.",
-}
 LAYERS = (
     "Accuracy of a probe on the hidden states after each layer. Layer 0 is the input of the first "
     "layer, and the last row is the embedding. The table has the mean of several controls."

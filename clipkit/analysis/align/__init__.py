@@ -85,6 +85,16 @@ COLUMNS = (
     ID,
 )
 
+EXPLANATION = (
+    "*mutual_knn* is the share of nearest neighbours that are the same in both files, and *cka* "
+    "the centred kernel alignment. 5 % of permutations reach *similarity null95*. *Calibrated* is "
+    "how much of the way from there to 1 the similarity is."
+)
+
 ANALYSIS = Analysis(
-    "align", "How similarly do two models represent the same images?", align, columns=COLUMNS
+    "align",
+    "How similarly do two models represent the same images?",
+    align,
+    columns=COLUMNS,
+    explanation=EXPLANATION,
 )

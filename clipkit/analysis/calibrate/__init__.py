@@ -68,6 +68,23 @@ COLUMNS = (
     Column("ece_null975", SHARE, ROWS),
 )
 
+
+def _find(result: FeatureFile) -> list[str]:
+    from clipkit.statistics import claims
+
+    errors = {}
+    for row in result.rows():
+        name = f"τ {row['temperature']:.4g}{', fitted' * bool(row['fitted'])}"
+        errors[name] = (row["ece"], row["ece_null975"])
+    return [claims.calibration_sentence(errors)]
+
+
 ANALYSIS = Analysis(
-    "calibrate", "Are the probabilities of classes right?", calibrate, columns=COLUMNS
+    "calibrate",
+    "Are the probabilities of classes right?",
+    calibrate,
+    columns=COLUMNS,
+    findings=_find,
+    needs="temperature fitted ece ece_null975",
+    topic="Calibration",
 )

@@ -117,10 +117,27 @@ COLUMNS = (
     CONTROL_P,
 )
 
+EXPLANATION = (
+    "*Right* is the share of right choices. *Images shuffled* is this share for permuted images, "
+    "and shows what the texts alone give. *By angle* is what random directions give. A model that "
+    "ignores the order of words cannot exceed *blind to order*."
+)
+
+
+def _find(result: FeatureFile) -> list[str]:
+    from clipkit.statistics import claims
+
+    return [claims.choices_sentence(result.rows())]
+
+
 ANALYSIS = Analysis(
     "choose",
     "Is the right text told from similar wrong ones?",
     choose,
     columns=COLUMNS,
+    findings=_find,
+    needs="split category accuracy_low shuffled shuffled95 ceiling",
+    topic="Texts",
+    explanation=EXPLANATION,
     check=_check,
 )

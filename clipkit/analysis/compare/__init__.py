@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -212,10 +213,39 @@ COLUMNS = (
     Column("null5", SHARE, LABELS),
 )
 
+
+def _find(result: FeatureFile) -> list[str]:
+    """Say of each pair whether one is more accurate, if the comparison is tested."""
+    from clipkit.statistics import claims
+
+    rows = [row for row in result.rows() if row.get("scope", "all") == "all"]
+    return [claims.difference_sentence(row) for row in rows if math.isfinite(row["low"])]
+
+
+def _find_of_leaderboard(result: FeatureFile) -> list[str]:
+    """Say what decides between the results, and what their accuracies do not show."""
+    from clipkit.analysis.results import caveats, describe_caveat
+    from clipkit.statistics import claims
+
+    notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result)]
+    return [claims.leaderboard_note(result.rows()), *notes]
+
+
+LEADERBOARD = Analysis(
+    "leaderboard",
+    "Which of several results is more accurate?",
+    compare,
+    findings=_find_of_leaderboard,
+    needs="result rows acc1 to_first p_holm verdict",
+)
 ANALYSIS = Analysis(
     "compare",
     "Which result is better on the same images, and where?",
     compare,
     columns=COLUMNS,
+    findings=_find,
+    needs="a b acc_a acc_b difference low high p rows",
+    topic="Comparison",
+    also=(LEADERBOARD,),
     check=_check,
 )

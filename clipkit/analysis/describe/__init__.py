@@ -103,6 +103,12 @@ COLUMNS = (
     Column("t", NUMBER, LABELS, relatives="control null95"),
 )
 
+EXPLANATION = (
+    "*Difference* is the mean similarity of a group minus the mean of all others, and *t* is the "
+    "difference in standard errors. *p adjusted* accounts for all prompts and groups that were "
+    "tried. Clusters are made from the images themselves, and have no p."
+)
+
 ANALYSIS = Analysis(
     "describe",
     "Which prompts tell groups of images apart?",
@@ -110,4 +116,5 @@ ANALYSIS = Analysis(
     columns=COLUMNS,
     check=_check,
     panel=UNDERSTAND,
+    explanation=EXPLANATION,
 )

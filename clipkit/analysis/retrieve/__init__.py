@@ -122,10 +122,21 @@ COLUMNS = (
     CONTROL_P,
 )
 
+
+def _find(result: FeatureFile) -> list[str]:
+    from clipkit.analysis.retrieve.retrieval import first_rows
+    from clipkit.statistics import claims
+
+    return [claims.retrieval_sentence(first_rows(result))]
+
+
 ANALYSIS = Analysis(
     "retrieve",
     "Do images find their captions, and captions their images?",
     retrieve,
     columns=COLUMNS,
+    findings=_find,
+    needs="split k recall queries recall_null",
+    topic="Captions",
     check=check_controls,
 )

@@ -165,10 +165,16 @@ COLUMNS = (
     ),
 )
 
+EXPLANATION = (
+    "*tpr* and *fpr* are shares above the threshold on the scored split: of the matching pairs of "
+    "an image and a prompt and of the other pairs, or of the known and of the unknown images."
+)
+
 ANALYSIS = Analysis(
     "threshold",
     "Above which cosine do an image and a prompt match?",
     threshold,
     columns=COLUMNS,
     check=_check,
+    explanation=EXPLANATION,
 )
