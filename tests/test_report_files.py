@@ -10,11 +10,10 @@ from factories.results import DATASET, LABELS, MODEL, RUN, tables
 from PIL import Image
 from shell import fails, ok, partly, rows
 
-from clipkit.analysis import results
+from clipkit.analysis import find, results
 from clipkit.features import FeatureFile, history_entry, read, write
 from clipkit.report import as_html, collection
 from clipkit.report.blocks import Number, Table
-from clipkit.report.tables import RESULT_COLUMNS
 
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
 
@@ -342,7 +341,7 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     made = {"command": "attributes", "inputs": {}}
     result = FeatureFile("result", [*read(images).history, made])
     names = ["zeroshot", "names", "random", "probe", "control"]
-    row = dict.fromkeys(RESULT_COLUMNS["attributes"].split(), 0.5)
+    row = dict.fromkeys(find("attributes").needs.split(), 0.5)
     row |= {f"{name}_{end}": 0.5 for name in names for end in ("low", "high")}
     row |= {"other_words": 0.25, "other_words95": 0.25}
     result.set_rows([row | {"attribute": "colour", "values": 2, "rows": 200, "control": 0.25}])
@@ -353,10 +352,10 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     captions = re.findall("<figcaption>(.+)", as_html(page))
     assert [caption.split(".")[0] for caption in captions] == ["Recall of each attribute", "other"]
     tables_of_page = (block for block in page.blocks if isinstance(block, Table))
-    (table,) = (table for table in tables_of_page if "probe" in table.header)
+    (table,) = (table for table in tables_of_page if "probe %" in table.header)
     shown = dict(zip(table.header, table.rows[0], strict=True))
     controls = {name: cell.bar.control for name, cell in shown.items() if isinstance(cell, Number)}
-    assert controls.pop("probe") == 0.25
+    assert controls.pop("probe %") == 0.25
     assert np.isnan([*controls.values()]).all()
 
 

@@ -13,11 +13,11 @@ from PIL import Image
 from shell import ok, partly
 
 from clipkit import plots
+from clipkit.analysis import find
 from clipkit.features import FeatureFile, read, write
 from clipkit.plots.style import PALETTE
 from clipkit.report import html
 from clipkit.report.blocks import Bar, Number, Page, Picture, Table
-from clipkit.report.tables import RESULT_COLUMNS
 
 pytestmark = pytest.mark.long
 NAMES = ('<script>alert("1")</script>', "a'b\"c&amp;<b>", "שלום עולם", "猫と犬", "*e* _f_ [g](h:i)")
@@ -68,7 +68,7 @@ def write_attributes(folder):
     images = read(folder / "img.h5")
     made = {"command": "attributes", "inputs": {"images": images.digest}}
     result = FeatureFile("result", [*images.history, made])
-    row = dict.fromkeys(RESULT_COLUMNS["attributes"].split(), 0.5)
+    row = dict.fromkeys(find("attributes").needs.split(), 0.5)
     result.set_rows([row | {"attribute": "colour", "values": 2, "rows": 200}])
     write(folder / "img.attributes.h5", result)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from clipkit.analysis.layout import DEFAULT
 from clipkit.base import markdown, tables
 from clipkit.features.columns import columns_of_command
 
@@ -34,7 +35,8 @@ TABLES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-HEADINGS = {name: column.heading for name, column in columns_of_command("another program").items()}
+KNOWN = columns_of_command("another program")
+HEADINGS = {name: column.heading for name, column in KNOWN.items()}
 TABLE = tables.View("table", headings=[HEADINGS])
 
 
@@ -101,7 +103,8 @@ def test_one_row_that_is_too_wide_is_a_list(monkeypatch, capsys):
 
 def test_a_table_shows_an_interval_behind_its_number(capsys):
     row = {"acc1": 0.71, "mean_per_class_recall": 0.5, "acc1_low": 0.68, "acc1_high": 0.74}
-    tables.emit([row, dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}], TABLE)
+    other = dict.fromkeys(row, None) | {"mean_per_class_recall": 0.25}
+    tables.emit(DEFAULT.show([row, other], KNOWN), TABLE)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["accuracy", "%", "mean", "recall", "%"]
     assert lines[2].split() == ["71.00", "(68.00–74.00)", "50.00"]
@@ -189,9 +192,10 @@ def test_markup_has_what_all_rows_share_and_the_notes_below_the_table(capsys):
 def test_an_interval_of_signed_numbers_has_no_dash_and_an_unknown_one_is_left_out(capsys):
     row = {"to_first": -0.065, "to_first_low": -0.09, "to_first_high": 0.01}
     unknown = row | {"to_first_low": float("nan"), "to_first_high": float("nan")}
-    tables.emit([row, unknown], TABLE)
+    cells = DEFAULT.show([row, unknown], KNOWN)
+    tables.emit(cells, TABLE)
     lines = capsys.readouterr().out.splitlines()
     assert [line.strip() for line in lines[2:]] == ["-6.50 (-9.00 to +1.00)", "-6.50"]
-    tables.emit([row, unknown], TABLE._replace(format="latex"))
+    tables.emit(cells, TABLE._replace(format="latex"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[4:6] == [r"$-$6.50 & ($-$9.00 to +1.00) \\", r"$-$6.50 & \\"]

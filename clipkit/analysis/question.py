@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from clipkit.analysis.layout import DEFAULT, Layout
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
     OUTPUT_PANEL,
@@ -125,7 +126,7 @@ class Analysis:
         Those of its reports.
     panel : str
         The panel of `clipkit --help` that shows the command.
-    layout : Layout, optional
+    layout : Layout
         How its runs are shown to people; by default, a row per run with all columns.
     findings : callable FeatureFile -> list of str
         What a result found, in sentences.
@@ -133,7 +134,7 @@ class Analysis:
         The columns that `findings` reads; another program's results may lack them.
     topic : str
         What a page calls the findings in its summary; without it, they are not there.
-    explanation : str
+    explanation : str, or callable FeatureFile -> str
         What the columns are, in Markdown, above a table of a page.
     also : tuple of Analysis
         Records of other results that the question makes, which have no command of their name.
@@ -149,11 +150,11 @@ class Analysis:
     measure: Callable[..., FeatureFile | Answer | Sequence[Row]]
     columns: tuple[Column, ...] = ()
     panel: str = MEASURE
-    layout: Any = None
+    layout: Layout = DEFAULT
     findings: Callable[[FeatureFile], list[str]] = _nothing
     needs: str = ""
     topic: str = ""
-    explanation: str = ""
+    explanation: str | Callable[[FeatureFile], str] = ""
     also: tuple[Analysis, ...] = ()
     check: Callable[..., None] | None = None
     picture: Any = None
@@ -172,6 +173,10 @@ class Analysis:
             if record is not None and _is_file(record, parameter):
                 found[name] = record
         return found
+
+    def explain(self, result: FeatureFile) -> str:
+        """Return what the columns of a result are."""
+        return self.explanation if isinstance(self.explanation, str) else self.explanation(result)
 
     def ask(self, values: Mapping[str, Any]) -> Answer:
         """Return the answer, given the values of all parameters."""

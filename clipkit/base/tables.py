@@ -13,7 +13,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from clipkit.base import latex, markdown
 from clipkit.base.console import escaped, note
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_TABLE = 2000  # rows of a long report that are printed as a table
 NO_BREAK = "\N{NO-BREAK SPACE}"  # between words of a cell that stay on one line
-NUMERIC_TYPES = {bool, int, float, tuple}  # a tuple is a number with its interval
 EMPTY = "-"  # a cell to which a column does not apply
 FOR_PEOPLE = ("table", "markdown", "latex")
 FORMATS = ("table", "tsv", "csv", "json", "markdown", "latex")
@@ -35,6 +34,45 @@ WIDTH = 200  # of a table that goes to a file or a pipe
 UNLIMITED = 1 << 20
 LONGEST_NAME = 16  # in a table that is too wide otherwise
 
+
+class Cell(str):
+    """A number as people read it, and what a page draws beside it; unknown numbers are NaN.
+
+    Attributes
+    ----------
+    value : float
+        NaN if nothing is drawn.
+    low, high : float
+        Its interval.
+    reference, control : float
+        What chance, called `reference_name`, and an untrained control give.
+    """
+
+    value: float
+    low: float
+    high: float
+    reference: float
+    control: float
+    reference_name: str
+
+    def __new__(
+        cls,
+        text: str,
+        value: float = math.nan,
+        low: float = math.nan,
+        high: float = math.nan,
+        reference: float = math.nan,
+        control: float = math.nan,
+        reference_name: str = "chance",
+    ) -> Self:
+        """Return the text of a number with what is drawn."""
+        cell = super().__new__(cls, text)
+        cell.value, cell.low, cell.high = value, low, high
+        cell.reference, cell.control, cell.reference_name = reference, control, reference_name
+        return cell
+
+
+NUMERIC_TYPES = {bool, int, float, Cell}
 Row = Mapping[str, Any]
 Cells = dict[str, list[Any]]  # the values of each column, by its name
 
@@ -60,6 +98,13 @@ def format_p(p: float) -> str:
     return f"{p:.2g}" if p else "< 1e-300"
 
 
+def with_unit(title: str, unit: str) -> str:
+    """Return a title with the unit of its numbers behind it, if any."""
+    if unit == "%":
+        return f"{title} %"
+    return f"{title} ({unit})" if unit else title
+
+
 class Heading(NamedTuple):
     """What people read above a column, the unit of its numbers, if any, and their format."""
 
@@ -82,11 +127,7 @@ class Column(NamedTuple):
     @property
     def title(self) -> str:
         """Name and unit, as the header shows them."""
-        if self.unit == "%":
-            return f"{self.name} %"
-        if self.unit:
-            return f"{self.name} ({self.unit})"
-        return self.name
+        return with_unit(self.name, self.unit)
 
     @property
     def least_width(self) -> int:
@@ -171,8 +212,6 @@ def emit(rows: Iterable[Row], view: View, notes: Sequence[str] = ()) -> None:
     chosen = itertools.chain(first, pending)
     if format in FOR_PEOPLE:
         cells = _cells(list(chosen), names)
-        if view.is_for_people:
-            cells = _join_intervals(cells)
         columns = _columns(cells, view.headings)
         if format == "table":
             sys.stdout.write(_table(columns, not view.no_header, view.is_for_people))
@@ -274,7 +313,7 @@ def columns_for_people(rows: Sequence[Row], headings: Sequence[Headings]) -> lis
     """
     if not rows:
         return []
-    return _columns(_join_intervals(_cells(rows, list(rows[0]))), headings)
+    return _columns(_cells(rows, list(rows[0])), headings)
 
 
 def _columns(cells: Cells, headings: Sequence[Headings]) -> list[Column]:
@@ -458,27 +497,6 @@ def join_lines(lines: Iterable[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _join_intervals(cells: Cells) -> Cells:
-    """Put the columns `acc1_low` and `acc1_high` in brackets behind `acc1`, and others likewise.
-
-    >>> _join_intervals({"acc1": [0.71], "acc1_low": [0.68], "acc1_high": [0.74]})
-    {'acc1': [(0.71, 0.68, 0.74)]}
-    """
-    joined = dict(cells)
-    for name in cells:
-        if f"{name}_low" in cells and f"{name}_high" in cells:
-            lows, highs = joined.pop(f"{name}_low"), joined.pop(f"{name}_high")
-            joined[name] = list(map(_with_interval, cells[name], lows, highs))
-    return joined
-
-
-def _with_interval(value: float | None, low: Any, high: Any) -> tuple[Any, ...] | None:
-    """Return a number with its interval; None if there is no number."""
-    if value is None:
-        return None
-    return value, low, high
-
-
 def _width() -> int:
     """Return the width of the terminal; elsewhere COLUMNS, if it is set, else 200."""
     if sys.stdout.isatty():
@@ -492,14 +510,8 @@ def _width() -> int:
 def _table_text(heading: Heading, value: Any) -> str:
     if value is None:
         return EMPTY
-    if isinstance(value, tuple):
-        estimate, low, high = [_table_text(heading, number) for number in value]
-        if EMPTY in (low, high):
-            return estimate
-        between = "–"
-        if low[0] in "+-" or high[0] in "+-":
-            between = f"{NO_BREAK}to{NO_BREAK}"  # a dash would read as a sign
-        return f"{estimate} ({low}{between}{high})"
+    if isinstance(value, Cell):
+        return value
     if isinstance(value, float):
         return heading.format(value)
     return DIGEST.sub("\\1…", _text(value))

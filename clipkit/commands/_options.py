@@ -318,7 +318,7 @@ class Report:
 
         Below a table stands what the runs show, or the notes of the rows.
         """
-        from clipkit.analysis.for_people import findings, headings
+        from clipkit.analysis.for_people import findings, headings, rows_for_people
         from clipkit.base import console, tables
 
         result, rows, notes, lines = answer
@@ -330,6 +330,8 @@ class Report:
             return
         view = self.view._replace(headings=[headings(result)])
         if rows is not None:
+            if view.is_for_people and isinstance(rows, Sequence):
+                rows = rows_for_people(result, rows)
             tables.emit(with_chosen(rows, result, view), view, notes)
             return
         if view.is_for_people:
@@ -423,8 +425,10 @@ def report_rows(
     """Return the rows of a result's report: its runs or, if given, other rows about it."""
     from clipkit.analysis.for_people import rows_for_people, rows_with_chance
 
+    if view.is_for_people:
+        return rows_for_people(result, rows)
     if rows is None:
-        rows = rows_for_people(result) if view.is_for_people else rows_with_chance(result)
+        rows = rows_with_chance(result)
     if view.columns is None:
         return rows
     return list(with_chosen(rows, result, view))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import for_people, of_command, results
+from clipkit.analysis import find, for_people, of_command, results
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
@@ -25,17 +27,23 @@ from clipkit.features.compatibility import origin
 from clipkit.features.matching import choose_split
 from clipkit.features.model import RESULTS, FeatureFile
 from clipkit.features.provenance import identities, is_untrained, provenance
-from clipkit.report.blocks import Block, Fact, Heading, Origin, Page, Picture, Table
+from clipkit.report.blocks import (
+    Bar,
+    Block,
+    Cell,
+    Fact,
+    Heading,
+    Number,
+    Origin,
+    Page,
+    Picture,
+    Table,
+)
 from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
 from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
 from clipkit.report.summary import answer, of_others
-from clipkit.report.tables import (
-    RESULT_COLUMNS,
-    attribute_table,
-    provenance_table,
-    variance_table,
-)
+from clipkit.report.tables import provenance_table
 from clipkit.statistics import metrics
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
@@ -277,7 +285,7 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 def _lead(files: Mapping[str, FeatureFile]) -> str:
     """Name a result of `attributes` that can be drawn, if possible of a model that answers."""
-    columns = set(RESULT_COLUMNS["attributes"].split())
+    columns = set(find("attributes").needs.split())
     lead = ""
     for name, file in files.items():
         is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
@@ -351,21 +359,10 @@ class _Sections:
 
     def _section(self, source: _Source, files: dict[str, FeatureFile]) -> list[Block]:
         """Return the tables of results of a command on the same images, below a heading."""
-        blocks: list[Block] = []
-        if source.command in ("attributes", "variance"):
-            for name, file in files.items():
-                try:
-                    table = _recognised_table(source.command, name, file)
-                except ClipkitError as error:
-                    self._leave_out(name, file, error)
-                else:
-                    blocks += [Heading(3, escape(name)), *table]
-        elif any(map(_is_unlabelled, files.values())):
+        if any(map(_is_unlabelled, files.values())):
             blocks = _unlabelled_table(files)
         else:
             blocks = _explained_table(source.command, files)
-        if not blocks:  # all of them are left out
-            return []
         caveats = map(escape, results.caveat_notes(files))
         return [Heading(2, escape(source.heading)), *blocks, *caveats]
 
@@ -410,8 +407,9 @@ def _explained_table(command: str, files: dict[str, FeatureFile]) -> list[Block]
     """
     blocks: list[Block] = []
     question = of_command(command)
-    if question is not None and question.explanation:
-        blocks.append(question.explanation)
+    if question is not None:
+        explanations = dict.fromkeys(map(question.explain, files.values()))
+        blocks += filter(None, explanations)
     if any(map(_has_control_columns, files.values())):
         files = {name: file for name, file in files.items() if not is_untrained(file)}
     return [*blocks, *_joined_table(files)]
@@ -419,18 +417,6 @@ def _explained_table(command: str, files: dict[str, FeatureFile]) -> list[Block]
 
 def _has_control_columns(file: FeatureFile) -> bool:
     return any(name.endswith("_control") for name in file.runs)
-
-
-def _recognised_table(command: str, name: str, file: FeatureFile) -> list[Block]:
-    """Return the table of `attributes` or `variance`, with bars."""
-    if command == "attributes":
-        return attribute_table(file, name)
-    if "prompt" in file.runs:
-        shares = results.columns_of(file, command, "share above")["share"]
-        cells = int(np.isfinite(shares).sum())
-        note = f"About {0.01 * cells:.2g} of the {cells:,} cells are above by chance (1 %)."
-        return [*_joined_table({name: file}), note]
-    return variance_table(file, name)
 
 
 def _joined_table(files: dict[str, FeatureFile]) -> list[Block]:
@@ -467,9 +453,15 @@ def _is_setting(column: Column) -> bool:
     return column.name in SETTING_TITLES
 
 
-def _known(cell: str) -> str:
-    """Return the Markdown of a cell; `-` marks what does not apply."""
-    return "" if cell == "-" else escape(cell)
+def _known(cell: str) -> Cell:
+    """Return the Markdown of a cell, and its bar, if any; `-` marks what does not apply."""
+    if cell == tables.EMPTY:
+        return ""
+    text = escape(cell)
+    if not isinstance(cell, tables.Cell) or math.isnan(cell.value):
+        return text
+    bar = Bar(cell.value, cell.low, cell.high, cell.reference, cell.control)
+    return Number(text, replace(bar, reference_name=cell.reference_name))
 
 
 def _feature_table(files: dict[str, FeatureFile]) -> Table:

@@ -10,48 +10,24 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clipkit.analysis.compare import comparison
 from clipkit.analysis.compare.comparison import Bools
-from clipkit.analysis.for_people import attribute_rows
 from clipkit.analysis.layer_curves import layer_curves
-from clipkit.analysis.results import Row, columns_of, newest_entry
 from clipkit.base.markdown import escape
 from clipkit.base.tables import format_p
 from clipkit.base.version import __version__
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile, Int64
-from clipkit.report.blocks import Bar, Block, Cell, Measurement, Number, Table
+from clipkit.report.blocks import Bar, Block, Cell, Number, Table
 from clipkit.report.markdown import (
-    format_measurement,
     format_percent,
     format_points,
 )
 from clipkit.statistics import metrics
-from clipkit.statistics.score_metrics import METRICS
 
 if TYPE_CHECKING:
     from clipkit.analysis.layer_curves import LayerPoints
 
 LIBRARIES = ("numpy", "scikit-learn", "torch", "transformers")
 EMBEDDING = math.inf  # the layer of its row, which is the last
-# Command -> columns of its results
-RESULT_COLUMNS = {
-    "attributes": "attribute values rows chance zeroshot names random probe control reach "
-    "reach_low reach_high",
-    "variance": "attribute share unique null95 control_share control_low control_high",
-}
-ATTRIBUTES = (
-    "The table has the mean recall per value of each attribute, in percent. *Zeroshot* is by words "
-    "alone, and *other words* is the same with other texts in the place of the words. The other "
-    "columns are of probes: *names* on the similarities with the words, *random* "
-    "on as many random directions, *probe* on the whole embedding, and *control* on the untrained "
-    "control. *Reach* is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval "
-    "over test images or, for random directions and controls, the range."
-)
-SHARES = (
-    "The share is the part of the variance of the embeddings that an attribute explains, in "
-    "percent (adjusted R²). *Unique* is what the regression on all attributes loses without this "
-    "one, over the images that have all attributes. It exceeds the share where other attributes "
-    "hide a part. 95 % of unrelated attributes have a share below *null*."
-)
 LAYERS = (
     "Accuracy of a probe on the hidden states after each layer. Layer 0 is the input of the first "
     "layer, and the last row is the embedding. The table has the mean of several controls."
@@ -107,62 +83,6 @@ def difference_table(
         f"covers another draw of test images, but not {not_covered}."
     )
     return [text, Table(header, cells, len(label_header), [pair.source for pair in pairs])]
-
-
-def attribute_table(result: FeatureFile, source: str) -> list[Block]:
-    """Return the table of a result of `clipkit attributes`."""
-    columns_of(result, "attributes", RESULT_COLUMNS["attributes"])
-    rows = result.rows()
-    formatted = attribute_rows(rows)
-    header = [name.removesuffix(" %") for name in formatted[0]]
-    cells = []
-    for row, texts in zip(rows, formatted, strict=True):
-        cells.append([_attribute_cell(row, title, text) for title, text in texts.items()])
-    text = ATTRIBUTES
-    metric = METRICS.get(str(newest_entry(result).get("metric")))
-    if metric:
-        text = text.replace("mean recall per value", metric.title)
-        if metric.is_error:
-            text = text.replace("in percent", "in its unit")
-    if result.is_dot_product:
-        text = text.replace("is by words alone", "is what the model says: its most probable answer")
-    return [text, Table(header, cells, sources=[source] * len(cells))]
-
-
-def _attribute_cell(row: Row, title: str, text: object) -> Cell:
-    """Return a cell. A recall has a bar, and the probe's bar has the control."""
-    if text is None:
-        return ""
-    name = title.removesuffix(" %")
-    if name == title or name not in row or name in ("chance", "control"):
-        return escape(text)
-    low, high = row.get(f"{name}_low", math.nan), row.get(f"{name}_high", math.nan)
-    control = row["control"] if name == "probe" else math.nan
-    return Number(escape(text), Bar(row[name], low, high, row["chance"], control))
-
-
-def variance_table(result: FeatureFile, source: str) -> list[Block]:
-    """Return the table of a result of `clipkit variance` on images."""
-    columns_of(result, "variance", RESULT_COLUMNS["variance"])
-    header = ["attribute", "share", "null", "unique", "null of unique", "share in the control"]
-    rows = result.rows()
-    cells: list[list[Cell]] = []
-    for row in rows:
-        bar = Bar(
-            row["share"],
-            reference=row["null95"],
-            control=row["control_share"],
-            reference_name="95 % of unrelated attributes",
-        )
-        share = Number(format_percent(row["share"]), bar)
-        names = ("null95", "unique", "unique_null95")
-        others = [format_percent(row.get(name, math.nan)) for name in names]
-        mean, low, high = row["control_share"], row["control_low"], row["control_high"]
-        of_controls = format_percent(mean)
-        if low < high:  # there are several
-            of_controls = format_measurement(Measurement(mean, "%", low, high))
-        cells.append([escape(row["attribute"]), share, *others, of_controls])
-    return [SHARES, Table(header, cells, sources=[source] * len(cells))]
 
 
 def layer_table(files: Sequence[FeatureFile]) -> list[Block]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import (
     Attributes,
     Common,
@@ -175,6 +176,7 @@ COLUMNS = (
         LABELS,
         decimals=1,
         has_interval=True,
+        is_relative=True,
         number_with="null5",
     ),
     Column("reach", NUMBER, LABELS, better=HIGHER, decimals=2, has_interval=True),
@@ -188,10 +190,48 @@ COLUMNS = (
     ),
 )
 
+
+EXPLANATION = (
+    "The table has the mean recall per value of each attribute. *Zeroshot* is by words alone, and "
+    "*other words* is the same with other texts in the place of the words. The other columns are "
+    "of probes: *names* on the similarities with the words, *random* on as many random "
+    "directions, *probe* on the whole embedding, and *control* on the untrained control. *Reach* "
+    "is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval over test images or, "
+    "for random directions and controls, the range."
+)
+
+
+def _explain(result: FeatureFile) -> str:
+    """Say what the columns are; a generative model says its answer itself."""
+    from clipkit.analysis.results import newest_entry
+    from clipkit.statistics.score_metrics import METRICS
+
+    text = EXPLANATION
+    metric = METRICS.get(str(newest_entry(result).get("metric")))
+    if metric:
+        text = text.replace("mean recall per value", metric.title)
+    if result.is_dot_product:
+        text = text.replace("is by words alone", "is what the model says: its most probable answer")
+    return text
+
+
+LAYOUT = Layout(
+    needed="reach",
+    columns="attribute metric values positives rows chance null zeroshot other_words names random "
+    "probe control reach",
+    hidden="null5 null95 gain",
+    titles={"other_words": "other words"},
+)
+
+
 ANALYSIS = Analysis(
     "attributes",
     "Which attributes are learned, and which of these do words reach?",
     attributes,
     columns=COLUMNS,
+    layout=LAYOUT,
+    needs="attribute values rows chance zeroshot names random probe control reach reach_low "
+    "reach_high",
+    explanation=_explain,
     panel=UNDERSTAND,
 )

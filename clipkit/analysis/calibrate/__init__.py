@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import LogitsFile, Seed
 from clipkit.analysis.question import Analysis, FeatureFile
 from clipkit.base.options import EvalSplit, Temperatures, option, parse_temperatures, split_option
@@ -84,6 +85,7 @@ ANALYSIS = Analysis(
     "Are the probabilities of classes right?",
     calibrate,
     columns=COLUMNS,
+    layout=Layout(needed="nll", hidden="fitted information ece_null ece_null975 ece_equal_width"),
     findings=_find,
     needs="temperature fitted ece ece_null975",
     topic="Calibration",

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import (
     Cluster,
     Common,
@@ -130,11 +131,20 @@ def _find(result: FeatureFile) -> list[str]:
     return [claims.choices_sentence(result.rows())]
 
 
+LAYOUT = Layout(
+    needed="accuracy",
+    columns="split category items accuracy shuffled angle ceiling accuracy_control control_p",
+    hidden="clusters shuffled_control",
+    titles={"split": "measure", "accuracy_control": "control"},
+)
+
+
 ANALYSIS = Analysis(
     "choose",
     "Is the right text told from similar wrong ones?",
     choose,
     columns=COLUMNS,
+    layout=LAYOUT,
     findings=_find,
     needs="split category accuracy_low shuffled shuffled95 ceiling",
     topic="Texts",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
+from clipkit.analysis.layout import Columns, Layout, Row, make_cell, number
 from clipkit.analysis.options import TABLE, Cluster, Common, SameRows, Seed
 from clipkit.analysis.question import Analysis, Answer, FeatureFile, Input
 from clipkit.base.errors import UsageError
@@ -231,6 +232,62 @@ def _find_of_leaderboard(result: FeatureFile) -> list[str]:
     return [claims.leaderboard_note(result.rows()), *notes]
 
 
+def _arrange(rows: Sequence[Row], columns: Columns) -> list[Row]:
+    """Shorten rows of several pairs or groups, so that they fit 80 columns.
+
+    For one result, the interval is of its accuracy. Of several pairs, p is Holm's. The worst group
+    is named after its result.
+    """
+    unshown: set[str] = set()
+    decimals = 1
+    if "scope" in rows[0]:
+        unshown = {"scope", "mde80", "only_a", "only_b", "kappa"}
+    elif len(rows) > 1:
+        unshown = {"kappa"}
+    else:
+        decimals = 2
+    if "p_holm" in rows[0]:
+        unshown.add("p")
+    arranged: list[Row] = []
+    for row in rows:
+        cells = {name: value for name, value in row.items() if name not in unshown}
+        for name in ("acc_a", "acc_b", "difference", "mde80"):
+            if name in cells:
+                column = replace(columns[name], decimals=decimals)
+                if name == "acc_a" and math.isnan(number(row, "difference")):
+                    column = replace(column, interval=("low", "high"))
+                cells[name] = make_cell(row, column, columns)
+        for name in ("only_a", "only_b"):
+            if name in cells:
+                cells[name] = round(number(row, name), 2)
+        if "scope" in row:
+            cells |= _names_of_group(row, rows)
+        arranged.append(cells)
+    return arranged
+
+
+def _names_of_group(row: Row, rows: Sequence[Row]) -> Row:
+    """Name the results and the group of a row. A single pair has the same names in all rows."""
+    names = {"a": rows[0]["a"], "group": row["group"]}
+    if "b" in row:
+        is_one_pair = rows[0]["b"] == rows[-1]["b"]
+        names["b"] = rows[0]["b"] if is_one_pair else row["b"]
+    if row["scope"] == "all":
+        names["group"] = "all images"
+    elif row["scope"] == "worst":
+        name, null = row["a"] or row.get("b"), 100 * number(row, "null5")
+        names["group"] = f"worst of {name}: {row['group']} (null5 {null:.1f} %)"
+    return names
+
+
+LAYOUT = Layout(
+    needed="acc_a",
+    columns="a b group rows clusters acc_a acc_b difference mde80 only_a only_b kappa p_holm p",
+    hidden="split both neither log10_p null null5",
+    arrange=_arrange,
+)
+
+
 LEADERBOARD = Analysis(
     "leaderboard",
     "Which of several results is more accurate?",
@@ -243,6 +300,7 @@ ANALYSIS = Analysis(
     "Which result is better on the same images, and where?",
     compare,
     columns=COLUMNS,
+    layout=LAYOUT,
     findings=_find,
     needs="a b acc_a acc_b difference low high p rows",
     topic="Comparison",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+from clipkit.analysis.layout import Columns, Layout, Row, make_cell, number
 from clipkit.analysis.options import (
     Attribute,
     Cluster,
@@ -268,10 +271,44 @@ COLUMNS = (
     RUNNER_UP_SCORE,
 )
 
+
+def _mean_of_draws(rows: Sequence[Row], columns: Columns) -> list[Row]:
+    """Return the mean over the draws of --shots, with the range of their accuracies."""
+    from clipkit.analysis.results import RUN_SETTINGS
+
+    of_settings: dict[tuple[str, ...], list[Row]] = {}
+    names = [name for name in RUN_SETTINGS if name in rows[0] and name != "draw"]
+    for row in rows:
+        key = tuple(str(row[name]) for name in names)  # as text, NaN is equal to itself
+        of_settings.setdefault(key, []).append(row)
+    if len(of_settings) == len(rows):
+        return list(rows)
+    means: list[Row] = []
+    for draws in of_settings.values():
+        cells: dict[str, Any] = {}
+        for name, value in draws[0].items():
+            values = [number(row, name) for row in draws]
+            mean = statistics.fmean(values)
+            if name == "draw":
+                cells["draws"] = len(draws)
+            elif name == "acc1":
+                ends = {"acc1": mean, "acc1_low": min(values), "acc1_high": max(values)}
+                cells["accuracy (range) %"] = make_cell(ends, columns["acc1"], columns)
+            elif name in ("acc1_low", "acc1_high"):
+                continue
+            elif name in RUN_SETTINGS or math.isnan(values[0]):
+                cells[name] = value
+            else:
+                cells[name] = mean
+        means.append(cells)
+    return means
+
+
 ANALYSIS = Analysis(
     "probe",
     "What can a simple classifier read from the features?",
     probe,
     columns=COLUMNS,
+    layout=Layout(needed="draw", arrange=_mean_of_draws),
     check=_check,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from clipkit.analysis.layout import Layout, row_per_measure
 from clipkit.analysis.options import (
     Cluster,
     Common,
@@ -81,20 +82,20 @@ COLUMNS = (
     Column("candidates", COUNT, ROWS),
     RECALL,
     Column(
+        "median_rank",
+        NUMBER,
+        LABELS,
+        better=LOWER,
+        has_interval=True,
+        relatives="null random_ranks control",
+    ),
+    Column(
         "mrr",
         NUMBER,
         LABELS,
         title="MRR",
         better=HIGHER,
         decimals=4,
-        has_interval=True,
-        relatives="null random_ranks control",
-    ),
-    Column(
-        "median_rank",
-        NUMBER,
-        LABELS,
-        better=LOWER,
         has_interval=True,
         relatives="null random_ranks control",
     ),
@@ -135,6 +136,7 @@ ANALYSIS = Analysis(
     "Do images find their captions, and captions their images?",
     retrieve,
     columns=COLUMNS,
+    layout=Layout(needed="recall", titles={"split": "task"}, arrange=row_per_measure),
     findings=_find,
     needs="split k recall queries recall_null",
     topic="Captions",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Annotated
 
+from clipkit.analysis.layout import Columns, Layout, Row, number
 from clipkit.analysis.options import (
     Attributes,
     Common,
@@ -28,6 +31,7 @@ from clipkit.features.columns import (
     Column,
 )
 
+SHOWN = 3  # attributes of each prompt
 TEXTS = Input(
     "TEXTS", "Feature file of texts: report what the cosines with each prompt measure.", ("texts",)
 )
@@ -102,13 +106,49 @@ COLUMNS = (
         SHARE,
         LABELS,
         interval=("control_low", "control_high"),
+        is_relative=True,
     ),
 )
+
+SHARES = (
+    "The share is the part of the variance of the embeddings that an attribute explains (adjusted "
+    "R²). *Unique* is what the regression on all attributes loses without this one, over the "
+    "images that have all attributes. It exceeds the share where other attributes hide a part. "
+    "95 % of unrelated attributes have a share below *null95*."
+)
+
+
+def _explain(result: FeatureFile) -> str:
+    """Say what the shares are or, of prompts, how many are above by chance."""
+    if "prompt" not in result.runs:
+        return SHARES
+    count = sum(not math.isnan(number(row, "share")) for row in result.rows())
+    return f"About {0.01 * count:.2g} of the {count:,} cells are above by chance (1 %)."
+
+
+def _largest_shares(rows: Sequence[Row], columns: Columns) -> list[Row]:
+    """Return, for each prompt, the rows of the SHOWN largest shares; without prompts, all rows."""
+    from clipkit.statistics.metrics import falling_order
+
+    if "prompt" not in rows[0]:
+        return list(rows)
+    of_prompt: dict[str, list[Row]] = {}
+    for row in rows:
+        of_prompt.setdefault(row["prompt"], []).append(row)
+    largest: list[Row] = []
+    for group in of_prompt.values():
+        shares = [number(row, "share") for row in group]
+        order = falling_order([0.0 if math.isnan(share) else share for share in shares])
+        largest += [group[place] for place in order[:SHOWN]]
+    return largest
+
 
 ANALYSIS = Analysis(
     "variance",
     "How much of the variance does each attribute explain?",
     variance,
     columns=COLUMNS,
+    layout=Layout(arrange=_largest_shares),
+    explanation=_explain,
     panel=UNDERSTAND,
 )
