@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.analysis import for_people
+from clipkit.analysis import find
 from clipkit.features import read, similarity
+from clipkit.features.columns import columns_of_command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "thesis.md"
@@ -30,7 +31,7 @@ SEEDS = (42, 1, 2, 3, 4)
 PROMPTS = (16, 32, 99, 205, 415)
 TAUS = (1, 0.5, 0.07, 0.05, 0.03, 0.02, 0.01, 0.005)
 ATTRIBUTES = "outline colour noise background grey contour y blur backdrop"
-COLUMNS = ("chance %", "zeroshot %", "random %", "probe %", "control %", "reach")
+COLUMNS = ("chance", "zeroshot", "random", "probe", "control", "reach")
 
 Row = dict[str, Any]
 
@@ -191,7 +192,9 @@ def clusters(*results: Results) -> list[list[str]]:
 
 def attributes(trained: Results, _: Results) -> list[list[str]]:
     """Make the table of attributes, some of those measured."""
-    rows = for_people.attribute_rows(trained.rows("img.attributes"))
+    rows = find("attributes").layout.show(
+        trained.rows("img.attributes"), columns_of_command("attributes")
+    )
     measured = {row["attribute"]: row for row in rows}
     shares = {row["attribute"]: row for row in trained.rows("img.variance")}
     lines = []

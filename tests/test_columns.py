@@ -28,6 +28,7 @@ from clipkit.features.columns import (
     LABELS,
     NOTHING,
     ROWS,
+    SHARE,
     TEXT,
     Column,
     Unit,
@@ -361,6 +362,32 @@ def test_a_column_is_shown_in_the_unit_of_its_command(format, tmp_path, monkeypa
         of_all |= own
     files = [f"{command}.h5" for command in sorted(COMMANDS)]
     assert shown_numbers(ok("info", "--runs", *files, *options).stdout, format) == of_all
+
+
+@pytest.mark.parametrize("command", [*sorted(COMMANDS), "another program"])
+def test_a_new_column_is_shown_everywhere(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "999")
+    dummy = Column("dummy", SHARE, LABELS, has_interval=True, of=command)
+    monkeypatch.setattr(records, "all_columns", lambda: (*COLUMNS, *dummy.family()))
+    question = analysis.of_command(command)
+    values = {"k": 1.0, "queries": 7.0, "candidates": 9.0, "share": 0.5}
+    values |= dict.fromkeys(question.layout.needed.split() if question else (), 0.5)
+    values |= {"dummy": 0.25, "dummy_low": 0.125, "dummy_high": 0.375}
+    result = FeatureFile("result", [{"command": command}])
+    result.set_rows([{"split": "test", **values}])
+    saved(Path("r.h5"), result)
+    printed = ok("info", "--runs", "r.h5", "--format", "json").stdout
+    assert json.loads(printed)[0]["dummy_high"] == 0.375
+    assert "0.25\t0.125\t0.375" in ok("info", "--runs", "r.h5", "--format", "tsv").stdout
+    shown = [ok("info", "--runs", "r.h5", "--format", name).stdout for name in BETWEEN_CELLS]
+    shown += [ok("report", "r.h5").stdout, read("r.h5")._repr_html_()]
+    ok("report", "r.h5", "-o", "page.html")
+    shown.append(Path("page.html").read_text())
+    for text in shown:
+        assert re.search(r"dummy \\?%", text)
+        assert re.search(r"25\.00 (& )?\(12\.50–?(--)?37\.50\)", text)
+        assert "dummy low" not in text
 
 
 @pytest.mark.parametrize("format", ["table", "markdown", "latex"])
