@@ -371,11 +371,10 @@ def test_a_new_column_is_shown_everywhere(command, tmp_path, monkeypatch):
     dummy = Column("dummy", SHARE, LABELS, has_interval=True, of=command)
     monkeypatch.setattr(records, "all_columns", lambda: (*COLUMNS, *dummy.family()))
     question = analysis.of_command(command)
-    values = {"k": 1.0, "queries": 7.0, "candidates": 9.0, "share": 0.5}
-    values |= dict.fromkeys(question.layout.needed.split() if question else (), 0.5)
+    values = dict.fromkeys(question.layout.needed.split() if question else (), 0.5)
     values |= {"dummy": 0.25, "dummy_low": 0.125, "dummy_high": 0.375}
     result = FeatureFile("result", [{"command": command}])
-    result.set_rows([{"split": "test", **values}])
+    result.set_rows([{**values, "split": "test"}])
     saved(Path("r.h5"), result)
     printed = ok("info", "--runs", "r.h5", "--format", "json").stdout
     assert json.loads(printed)[0]["dummy_high"] == 0.375

@@ -106,14 +106,14 @@ def make_cell(row: Row, column: Column, columns: Columns) -> Any:
     if has_interval:
         bottom, top = (column.format(_rounded(end), is_small=is_small) for end in ends)
         if bottom[0] in "+-" or top[0] in "+-":  # a dash would read as a sign
-            text += f" ({bottom} to {top})".replace(" ", NO_BREAK)
+            text += f" ({bottom}{NO_BREAK}to{NO_BREAK}{top})"
         else:
             text += f" ({bottom}–{top})"
     quantile = number(row, column.beside)
     if not math.isnan(quantile):
-        text += f" (95 %: {column.format(_rounded(quantile))})"
+        text += f" (95{NO_BREAK}%:{NO_BREAK}{column.format(_rounded(quantile))})"
     if column.p in columns and not math.isnan(number(row, column.p)):
-        text += f" (p {make_cell(row, columns[column.p], columns)})"
+        text += f" (p{NO_BREAK}{make_cell(row, columns[column.p], columns)})"
     reference = number(row, column.chance_column)
     control = number(row, column.control_column)
     is_compared = has_interval or not math.isnan(reference)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_TABLE = 2000  # rows of a long report that are printed as a table
 NO_BREAK = "\N{NO-BREAK SPACE}"  # between words of a cell that stay on one line
+UNSPLIT = "\ue000"  # in its place while Rich, to which it is a space, breaks lines
 EMPTY = "-"  # a cell to which a column does not apply
 FOR_PEOPLE = ("table", "markdown", "latex")
 FORMATS = ("table", "tsv", "csv", "json", "markdown", "latex")
@@ -411,8 +412,8 @@ def _grid(
             overflow="fold",
         )
     for cells in zip(*[column.cells for column in columns], strict=True):
-        grid.add_row(*[Text(cell.replace(NO_BREAK, " ")) for cell in cells])
-    return _render(grid, width)
+        grid.add_row(*[Text(cell.replace(NO_BREAK, UNSPLIT)) for cell in cells])
+    return _render(grid, width).replace(UNSPLIT, " ")
 
 
 def _render(grid: Table, width: int) -> str:

@@ -367,12 +367,18 @@ CHECKED_UNITS = {
 
 @functools.cache
 def records() -> tuple[Column, ...]:
-    """Return the records of all columns, with the commands whose reports have them."""
-    commands: dict[Column, list[str]] = {}
+    """Return the records of all columns, with the commands whose reports have them.
+
+    Those that several commands share come first, and so stand for columns of other programs.
+    """
+    commands: dict[Column, list[str]] = {column: [] for column in SHARED}
     for command, columns in QUESTION_COLUMNS.items():
         for column in columns():
             commands.setdefault(column, []).append(command)
-    of_commands = [replace(column, of=" ".join(names)) for column, names in commands.items()]
+    of_commands = []
+    for column, names in commands.items():
+        if names:
+            of_commands.append(replace(column, of=" ".join(names)))
     return (*ANY, FILE, *of_commands)
 
 

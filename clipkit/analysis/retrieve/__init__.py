@@ -136,7 +136,11 @@ ANALYSIS = Analysis(
     "Do images find their captions, and captions their images?",
     retrieve,
     columns=COLUMNS,
-    layout=Layout(needed="recall", titles={"split": "task"}, arrange=row_per_measure),
+    layout=Layout(
+        needed="split k recall queries candidates",
+        titles={"split": "task"},
+        arrange=row_per_measure,
+    ),
     findings=_find,
     needs="split k recall queries recall_null",
     topic="Captions",
