@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 # each classifier declares the arrays that `features` accepts in a kept probe
@@ -14,7 +13,7 @@ import clipkit.probes.classifiers  # noqa: F401
 from clipkit import analysis
 from clipkit.base.lazy import lazy_names
 from clipkit.base.version import __version__
-from clipkit.base.views import QUESTION_COLUMNS, VIEWS
+from clipkit.base.views import QUESTIONS, VIEWS
 
 if TYPE_CHECKING:
     from clipkit.analysis.options import Attribute, Cluster, Common, FirstSplit, Seed, Splits, Table
@@ -96,7 +95,7 @@ __all__ = [
     "write",
 ]
 HELPERS = {
-    *("Any", "HELPERS", "NAMES", "QUESTION_COLUMNS", "Sequence"),
+    *("Any", "HELPERS", "NAMES", "QUESTIONS"),
     *("TYPE_CHECKING", "VIEWS", "functools"),
     *("annotations", "clipkit", "lazy_names"),
 }
@@ -108,13 +107,9 @@ def _view_result(result: FeatureFile) -> str | None:
     return report.view(result)
 
 
-def _columns_of(question: str) -> Sequence[Any]:
-    return analysis.find(question).columns
-
-
 VIEWS["result"] = VIEWS["probe"] = _view_result
 for _name in analysis.names():
-    QUESTION_COLUMNS[_name] = functools.partial(_columns_of, _name)
+    QUESTIONS[_name] = functools.partial(analysis.find, _name)
 
 
 def __dir__() -> list[str]:

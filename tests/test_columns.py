@@ -18,6 +18,7 @@ from shell import fails, ok
 from sklearn.metrics import accuracy_score, recall_score
 
 from clipkit import analysis
+from clipkit.analysis.question import of_command
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
 from clipkit.analysis.zeroshot import classification
@@ -370,7 +371,7 @@ def test_a_new_column_is_shown_everywhere(command, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "999")
     dummy = Column("dummy", SHARE, LABELS, has_interval=True, of=command)
     monkeypatch.setattr(records, "all_columns", lambda: (*COLUMNS, *dummy.family()))
-    question = analysis.of_command(command)
+    question = of_command(command)
     values = dict.fromkeys(question.layout.needed.split() if question else (), 0.5)
     values |= {"dummy": 0.25, "dummy_low": 0.125, "dummy_high": 0.375}
     result = FeatureFile("result", [{"command": command}])

@@ -18,7 +18,7 @@ from clipkit.analysis.options import Cluster, LabelledFile, Seed, Splits, Table
 from clipkit.analysis.question import Analysis, FeatureFile
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
-from clipkit.base.views import QUESTION_COLUMNS
+from clipkit.base.views import QUESTIONS
 from clipkit.commands import _completion, contract
 from clipkit.commands.contract import PROMISES, Trial
 from clipkit.commands.samples import Samples
@@ -110,7 +110,7 @@ def loud(monkeypatch):
     )
     monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, "loudness"))
     monkeypatch.setattr(cli, "_command", cli._command.__wrapped__)  # which remembers nothing
-    monkeypatch.setitem(QUESTION_COLUMNS, "loudness", lambda: COLUMNS)
+    monkeypatch.setitem(QUESTIONS, "loudness", lambda: LOUDNESS)
     for cached in (columns.records, columns.all_columns):
         monkeypatch.setattr(columns, cached.__name__, cached.__wrapped__)
 

@@ -237,7 +237,7 @@ def test_a_model_is_tested_against_its_control_on_the_same_queries():
             paired = comparison.pair([result, alone], task, [run])
             assert comparison.compare(paired).rows()[0]["p"] == row["control_p"]
     table = for_people.rows_for_people(result)
-    assert re.fullmatch(r"[0-9.]+ \(p [0-9.e-]+\)", table[1]["control"])
+    assert re.fullmatch(r"[0-9.]+ \(p\s[0-9.e-]+\)", table[1]["control"])
 
 
 def test_intervals_hold_the_recall_of_all_queries_in_95_percent_of_samples():

@@ -25,14 +25,3 @@ def find(name: str) -> Analysis:
     """Return the record of a question; its name is one of `names`."""
     found: Analysis = importlib.import_module(f"{__name__}.{name}").ANALYSIS
     return found
-
-
-@functools.cache
-def of_command(command: str) -> Analysis | None:
-    """Return the record of what made a result, by the command in its history; None without one."""
-    for name in names():
-        question = find(name)
-        for record in (question, *question.also):
-            if record.name == command:
-                return record
-    return None

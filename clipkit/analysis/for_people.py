@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from clipkit.analysis import of_command
 from clipkit.analysis.layout import DEFAULT, Layout
+from clipkit.analysis.question import of_command
 from clipkit.analysis.results import (
     Row,
     chance,

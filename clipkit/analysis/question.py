@@ -24,6 +24,7 @@ from clipkit.base.options import (
     metadata_of,
     parameters_of,
 )
+from clipkit.base.views import QUESTIONS
 
 if TYPE_CHECKING:
     from clipkit.features.columns import Column
@@ -283,3 +284,13 @@ class Analysis:
                 )
         lines += ["", "Returns", "-------", "FeatureFile", f"{INDENT}{RETURNED}"]
         return "\n".join(lines)
+
+
+def of_command(command: str) -> Analysis | None:
+    """Return the record of what made a result, by the command in its history; None without one."""
+    for find in QUESTIONS.values():
+        question: Analysis = find()
+        for record in (question, *question.also):
+            if record.name == command:
+                return record
+    return None

@@ -1,14 +1,14 @@
 """What `features` asks of packages above it: `clipkit` registers it here when it is imported.
 
-`report` makes what a notebook shows of a feature file, and questions have columns.
+`report` makes what a notebook shows of a feature file, and questions have columns and layouts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 # By the kind of a file: what returns its HTML, or None
 VIEWS: dict[str, Callable[[Any], str | None]] = {}
-# By the command of a question: what returns the columns of its reports
-QUESTION_COLUMNS: dict[str, Callable[[], Sequence[Any]]] = {}
+# By the command of a question: what returns its record, an `Analysis`
+QUESTIONS: dict[str, Callable[[], Any]] = {}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from clipkit.base.errors import LARGEST, SMALLEST, unknown
 from clipkit.base.tables import Heading, format_number, format_p
-from clipkit.base.views import QUESTION_COLUMNS
+from clipkit.base.views import QUESTIONS
 
 # What a value depends on. What depends on labels depends on the rows, too.
 LABELS = "labels"  # the class, value, partner or group of each row
@@ -372,8 +372,8 @@ def records() -> tuple[Column, ...]:
     Those that several commands share come first, and so stand for columns of other programs.
     """
     commands: dict[Column, list[str]] = {column: [] for column in SHARED}
-    for command, columns in QUESTION_COLUMNS.items():
-        for column in columns():
+    for command, question in QUESTIONS.items():
+        for column in question().columns:
             commands.setdefault(column, []).append(command)
     of_commands = []
     for column, names in commands.items():
@@ -397,7 +397,7 @@ def columns_of_command(command: str, present: Collection[str] = ()) -> dict[str,
     columns: dict[str, Column] = {}
     ambiguous = set()
     command = PARTS.get(command, command)
-    is_known = command in QUESTION_COLUMNS or command == FILE.of
+    is_known = command in QUESTIONS or command == FILE.of
     for column in all_columns():
         if is_known and column.of and command not in column.of.split():
             continue

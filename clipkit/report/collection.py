@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import find, for_people, of_command, results
+from clipkit.analysis import find, for_people, results
+from clipkit.analysis.question import of_command
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError

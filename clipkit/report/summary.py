@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clipkit.analysis import of_command, results
+from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
+from clipkit.analysis.question import of_command
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
 from clipkit.base.markdown import escape
