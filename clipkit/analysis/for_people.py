@@ -7,13 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from clipkit.analysis.layout import DEFAULT, Layout
-from clipkit.analysis.question import of_command
-from clipkit.analysis.results import (
-    Row,
-    chance,
-    columns_of,
-    newest_entry,
-)
+from clipkit.analysis.results import Row, chance, columns_of, newest_entry
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.features.arguments import Features, as_file, checked

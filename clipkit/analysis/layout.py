@@ -109,6 +109,8 @@ def make_cell(row: Row, column: Column, columns: Columns) -> Any:
             text += f" ({bottom}{NO_BREAK}to{NO_BREAK}{top})"
         else:
             text += f" ({bottom}–{top})"
+    if column.unit.sign:  # a difference stays on one line
+        text = text.replace(" ", NO_BREAK)
     quantile = number(row, column.beside)
     if not math.isnan(quantile):
         text += f" (95{NO_BREAK}%:{NO_BREAK}{column.format(_rounded(quantile))})"

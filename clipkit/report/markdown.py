@@ -80,15 +80,6 @@ def format_difference(measurement: Measurement, figure: float) -> str:
     return f"{difference or 0:{sign}.{decimals}f}"
 
 
-def format_points(value: float, low: float, high: float) -> str:
-    """Format a difference of accuracies with its interval, in percentage points.
-
-    >>> format_points(0.01, -0.005, 0.025)
-    '+1.00 (-0.50 to +2.50)'
-    """
-    return f"{100 * value:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
-
-
 def format_percent(fraction: float) -> str:
     """Format a fraction in percent; an empty string for NaN."""
     return "" if math.isnan(fraction) else _format_number(fraction, "%")

@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from clipkit.analysis.compare import comparison
 from clipkit.analysis.compare.comparison import Bools
 from clipkit.analysis.layer_curves import layer_curves
+from clipkit.analysis.layout import make_cell
 from clipkit.base.markdown import escape
 from clipkit.base.tables import format_p
 from clipkit.base.version import __version__
+from clipkit.features.columns import columns_of_command
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile, Int64
 from clipkit.report.blocks import Bar, Block, Cell, Number, Table
-from clipkit.report.markdown import (
-    format_percent,
-    format_points,
-)
+from clipkit.report.markdown import format_percent
 from clipkit.statistics import metrics
 
 if TYPE_CHECKING:
@@ -66,11 +65,12 @@ def difference_table(
     p_values = metrics.holm([row["p"] for row in rows])
     furthest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
     span = (-furthest, furthest)  # the bars have one scale
+    known = columns_of_command("compare")
     cells: list[list[Cell]] = []
     for pair, row, p in zip(pairs, rows, p_values, strict=True):
         interval = row["difference"], row["low"], row["high"]
         bar = Bar(*interval, reference=0.0, span=span, reference_name="no difference")
-        difference = Number(format_points(*interval), bar)
+        difference = Number(make_cell(row, known["difference"], known), bar)
         counts = [f"{row['only_a']}", f"{row['only_b']}"]
         cells.append([*pair.labels, difference, *counts, format_p(p)])
     header = [*label_header, "difference (points)", "only this", f"only {other}", "p"]
