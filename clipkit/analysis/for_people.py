@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from clipkit.analysis.layout import DEFAULT, Layout
+from clipkit.analysis.question import of_command
 from clipkit.analysis.results import Row, chance, columns_of, newest_entry
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError, unknown
