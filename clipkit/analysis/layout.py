@@ -115,7 +115,7 @@ def make_cell(row: Row, column: Column, columns: Columns) -> Any:
     if not math.isnan(quantile):
         text += f" (95{NO_BREAK}%:{NO_BREAK}{column.format(_rounded(quantile))})"
     if column.p in columns and not math.isnan(number(row, column.p)):
-        text += f" (p{NO_BREAK}{make_cell(row, columns[column.p], columns)})"
+        text += f" (p {make_cell(row, columns[column.p], columns)})"
     reference = number(row, column.chance_column)
     control = number(row, column.control_column)
     is_compared = has_interval or not math.isnan(reference)
