@@ -13,7 +13,7 @@ from clipkit.analysis.compare.comparison import Bools
 from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.layout import make_cell
 from clipkit.base.markdown import escape
-from clipkit.base.tables import format_p
+from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.base.version import __version__
 from clipkit.features.columns import columns_of_command
 from clipkit.features.history import Entry
@@ -70,7 +70,8 @@ def difference_table(
     for pair, row, p in zip(pairs, rows, p_values, strict=True):
         interval = row["difference"], row["low"], row["high"]
         bar = Bar(*interval, reference=0.0, span=span, reference_name="no difference")
-        difference = Number(make_cell(row, known["difference"], known), bar)
+        text = make_cell(row, known["difference"], known).replace(NO_BREAK, " ")
+        difference = Number(text, bar)
         counts = [f"{row['only_a']}", f"{row['only_b']}"]
         cells.append([*pair.labels, difference, *counts, format_p(p)])
     header = [*label_header, "difference (points)", "only this", f"only {other}", "p"]
