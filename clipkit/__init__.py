@@ -18,9 +18,9 @@ from clipkit.base.views import QUESTIONS, VIEWS
 if TYPE_CHECKING:
     from clipkit.analysis.options import Attribute, Cluster, Common, FirstSplit, Seed, Splits, Table
     from clipkit.analysis.own import run
-    from clipkit.analysis.question import Analysis, Answer, Input
+    from clipkit.analysis.question import Analysis, Input
     from clipkit.base.options import choice, flag, option
-    from clipkit.base.pictures import Curves, Distributions, Dots, Matrix, Sheet
+    from clipkit.base.pictures import Curves, Distributions, Dots, Matrix
     from clipkit.datasets import load as load_dataset
     from clipkit.embedding.in_memory import embed
     from clipkit.features.arrays import from_array
@@ -37,11 +37,11 @@ NAMES = lazy_names(
         f"{__name__}.datasets": "load_dataset=load",
         f"{__name__}.embedding.in_memory": "embed",
         f"{__name__}.models": "load_model=load",
-        f"{__name__}.analysis.question": "Analysis Answer Input",
+        f"{__name__}.analysis.question": "Analysis Input",
         f"{__name__}.analysis.options": "Attribute Cluster Common FirstSplit Seed Splits Table",
         f"{__name__}.analysis.own": "run",
         f"{__name__}.base.options": "choice flag option",
-        f"{__name__}.base.pictures": "Curves Distributions Dots Matrix Sheet",
+        f"{__name__}.base.pictures": "Curves Distributions Dots Matrix",
         f"{__name__}.features.matching": "choose_splits",
         f"{__name__}.features.columns": "COUNT Column FLAG NATS NUMBER P POINTS SHARE TEXT",
     },
@@ -64,7 +64,6 @@ __all__ = [
     "SHARE",
     "TEXT",
     "Analysis",
-    "Answer",
     "Attribute",
     "Cluster",
     "Column",
@@ -78,7 +77,6 @@ __all__ = [
     "Matrix",
     "P",
     "Seed",
-    "Sheet",
     "Splits",
     "Table",
     "__version__",

@@ -120,6 +120,8 @@ def _command_path(group: Any, words: list[str]) -> str:
             path += f" {word}"
             group = group.get_command(None, word)
         elif not word.startswith("-"):
+            if path == "clipkit run":
+                path += f" {word}"
             break
     return path
 

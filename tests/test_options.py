@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.main import get_command
 
-from clipkit import plots
+from clipkit import analysis, plots
 from clipkit.base.options import Option, choice, option, options_of
 from clipkit.cli import app
 from clipkit.commands._options import option_table, with_typer
@@ -112,3 +112,10 @@ def test_the_record_says_what_is_refused_offered_split_and_repeated():
         ["--commas", "1,5"],
         ["--repeated", "1", "--repeated", "5"],
     ]
+
+
+def test_an_option_that_names_a_file_of_a_question_says_so():
+    for name in analysis.names():
+        for parameter, one in options_of(analysis.find(name).measure).items():
+            if one.metavar in ("FILE", "TABLE", "TABLE|DATASET"):
+                assert one.is_file or one.kinds, (name, parameter)

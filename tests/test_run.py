@@ -10,7 +10,6 @@ from shell import clipkit as call
 from shell import fails, ok, rows
 
 import clipkit
-from clipkit.analysis import own
 
 PAGE = Path(__file__).parents[1] / "docs" / "own-analysis.md"
 NEEDED = re.search(r"^```py\n(# needed.py\n.*?)^```$", PAGE.read_text(), re.M | re.S)[1]
@@ -100,8 +99,14 @@ ANALYSIS = clipkit.Analysis("mine", "Why?", mine, COLUMNS)
             "return [{'other': 1}]",
             "mine.py: mine: expected a Column for 'other' of row 0, got none",
         ),
-        ("return [{'number': [1]}]", "expected a text or a number for number, got list"),
+        ("return [{'number': [1]}]", "row 0: expected a number for number, got list"),
         ("return 3", "cannot ask mine.py"),
+        ("return file", "expected rows, got FeatureFile"),
+        ("return [{'number': 'one'}]", "row 0: expected a number for number, got str"),
+        ("return [{'number': 10**30}]", "row 0: expected a number between"),
+        ("return [{'number': 1}, {}]", "row 1: expected the columns number, got"),
+        ("import numpy; return [{'number': numpy.zeros(2)}]", "a number for number, got ndarray"),
+        ("file.splits['test'].features[:] = 0", "cannot ask mine.py (line 7): ValueError: assignm"),
     ],
 )
 def test_an_error_of_the_file_is_one_line_that_names_it(body, message, folder):
@@ -119,12 +124,54 @@ def test_an_error_of_the_file_is_one_line_that_names_it(body, message, folder):
         ("def", "cannot run mine.py: SyntaxError: invalid syntax (mine.py, line 1)"),
         ("ANALYSIS = 3", "mine.py: expected ANALYSIS = clipkit.Analysis(...), got 3"),
         ("", "mine.py: expected ANALYSIS = clipkit.Analysis(...), got none"),
-        (MINE.replace(", INPUT]", ", 1]"), "expected a parameter with a clipkit.Input, got none"),
+        (MINE.replace(", INPUT]", ", 1]"), "expected a clipkit.Input or an option"),
+        (MINE.replace("NUMBER),)", "NUMBER))"), "mine.py: expected a tuple of columns, got"),
+        (MINE.replace("clipkit.NUMBER", "3"), "mine.py: expected a unit for the column number"),
+        (MINE.replace("COLUMNS)\n", "COLUMNS, picture=3)\n"), "expected a picture such as"),
+        (MINE.replace("COLUMNS)\n", "COLUMNS, topic='a')\n"), "expected no topic in the record"),
+        (MINE.replace("(file:", "(columns:"), "names that no option of a report has"),
     ],
 )
 def test_a_file_without_a_question_is_refused_in_one_line(code, message, folder):
     Path("mine.py").write_text(code)
     assert message in fails("run", "mine.py", "images.h5")
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "__import__('sys').exit(0)"])
+def test_a_check_of_the_file_runs_behind_the_border(code, folder):
+    record = f"COLUMNS, check=lambda **_: {code})"
+    body = MINE.replace("COLUMNS)\n", f"{record}\n").format("return [{'number': 1}]")
+    Path("mine.py").write_text(body)
+    assert "cannot check the words for mine.py" in fails("run", "mine.py", "images.h5")
+
+
+def test_a_page_has_the_command_line_and_what_was_found(folder):
+    findings = "COLUMNS, findings=lambda _: ['It is so'])"
+    body = MINE.replace("COLUMNS)\n", f"{findings}\n").format("return [{'number': 1}]")
+    Path("mine.py").write_text(body)
+    ok("run", "mine.py", "images.h5", "-o", "r.h5")
+    ok("report", "r.h5", "images.h5", "-o", "page.html")
+    page = Path("page.html").read_text()
+    assert "clipkit run mine.py images.h5 -o r.h5" in page
+    assert "It is so" in page
+
+
+def test_the_code_cannot_change_its_inputs(folder):
+    body = MINE.replace("is_piped=True", "is_piped=True, is_streamed=False")
+    for change in ("file.splits['test'].features[:] = 0", "file.history.clear()"):
+        Path("mine.py").write_text(body.format(f"{change}; return [{{'number': 1}}]"))
+        given = clipkit.read("images.h5")
+        ended = call("run", "mine.py", "images.h5", "-o", "r.h5", "-f")
+        if ended.exit_code == 0:
+            entry = clipkit.read("r.h5").history[-1]
+            assert entry["inputs"] == {"file": given.digest}
+
+
+def test_crafted_columns_of_a_history_are_no_columns():
+    for described in ({"name": 3}, {"name": "x" * 10**6}, {"name": "x", "relatives": "a " * 10**6}):
+        assert clipkit.Column.from_json({"unit": "share", **described}) is None
+    column = clipkit.Column("x", clipkit.SHARE, decimals=1, interval=("lo", "hi"), beside="y")
+    assert clipkit.Column.from_json(column.as_json()) == column
 
 
 def test_words_in_place_of_a_file_are_refused(folder):
@@ -151,4 +198,4 @@ def test_a_file_never_runs_because_another_file_names_it(result):
     Path("needed.py").write_text("raise SystemExit('it ran')")
     ok("info", result)
     ok("plot", result, "-o", "needed.svg")
-    assert clipkit.read(result).history[-1].command == own.COMMAND
+    assert clipkit.read(result).history[-1].command == "run"

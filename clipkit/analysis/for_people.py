@@ -12,7 +12,8 @@ from clipkit.analysis.results import Row, chance, columns_of, newest_entry
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.features.arguments import Features, as_file, checked
-from clipkit.features.model import OWN_QUESTION, FeatureFile, known_columns
+from clipkit.features.columns import OWN_QUESTION
+from clipkit.features.model import FeatureFile, known_columns
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -120,9 +120,8 @@ class Analysis:
         The question in one sentence.
     measure : callable -> FeatureFile, Answer or, in a file of one's own, rows
         Answers it. Its parameters are those of the command: annotated with an `Input`, they are
-        feature files, and with an `Option` options, whose values are files if they have kinds and
-        are no text. Its
-        documentation is the help, and ends in an example.
+        feature files, and with an `Option`, options. An option with kinds takes a feature file,
+        unless its type is str. The docstring is the help, and ends in an example.
     columns : tuple of Column
         Those of its reports.
     panel : str

@@ -59,7 +59,10 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
     has_scores = any(parameter.name == "scores" for parameter in ctx.command.params)
     names = []
     for word in values or []:
-        if is_own or (has_scores and word.startswith(SCORE)):
+        if own is not None and is_own:
+            titles = {column.heading.title: column.name for column in own.columns}
+            names.append(titles.get(word, word))
+        elif has_scores and word.startswith(SCORE):
             names.append(word)
         else:
             names.append(find_column(str(ctx.info_name), word))

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.commands._command import ClipkitCommand, CommandGroup
 from clipkit.commands.analysis import command_of
@@ -35,7 +36,9 @@ class RunGroup(CommandGroup):
                 f"expected a Python file, such as needed.py, got {name!r}",
                 "docs/own-analysis.md has an example",
             )
-        if args[1:] == ["--check"]:
+        if "--check" in args:
+            if len(args) > 2:
+                raise UsageError("expected --check alone", f"clipkit run {name} --check")
             return name, _check_command(name), []
         return name, self.get_command(ctx, name), args[1:]
 
@@ -83,9 +86,10 @@ def _check_command(name: str) -> ClipkitCommand:
         analysis = own.load(name)
         broken = contract.check(analysis, lambda path: report.as_html(report.of_files([path])))
         for sentence in broken:
-            sys.stdout.write(f"{sentence}\n")
+            sys.stdout.write(f"{console.escaped(sentence)}\n")
         if broken:
-            raise ClipkitError(f"{name}: {len(broken)} of its promises are broken")
+            promises = "1 promise" if len(broken) == 1 else f"{len(broken)} promises"
+            raise ClipkitError(f"{name}: the question breaks {promises}")
         sys.stdout.write(f"{name}: keeps the promises of a question\n")
 
     return ClipkitCommand(name, check)

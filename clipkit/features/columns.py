@@ -55,9 +55,19 @@ POINTS = Unit("points", lambda difference: f"{100 * difference:+.2f}", 100, "+",
 DISTANCE = Unit("points", lambda distance: f"{100 * distance:.2f}", 100, low=0, high=1)
 P = Unit(format=format_p, low=0, high=1)
 
+OWN_QUESTION = "run"  # the command that asks a researcher's own question
+MAX_WORDS = 200  # characters of a name, a title or relatives, which any program may have written
+DESCRIBED: dict[str, Any] = {  # what a history says of the column of such a question, by its type
+    **dict.fromkeys(("name", "depends_on", "title", "relatives"), str),
+    **dict.fromkeys(("beside", "reference", "reference_name", "control", "control_p"), str),
+    **dict.fromkeys(("p", "least_p", "at"), str),
+    **dict.fromkeys(("decimals", "small_decimals"), int | None),
+    "better": str | None,
+    "has_interval": bool,
+}
 UNITS = {  # by their names in a history
     **{"text": TEXT, "flag": FLAG, "number": NUMBER, "count": COUNT, "scale": SCALE},
-    **{"share": SHARE, "nats": NATS, "points": POINTS, "p": P},
+    **{"share": SHARE, "nats": NATS, "points": POINTS, "distance": DISTANCE, "p": P},
 }
 
 
@@ -186,28 +196,25 @@ class Column:
     def as_json(self) -> dict[str, Any]:
         """Return what a history says of the column of a researcher's own question."""
         unit = next(name for name, unit in UNITS.items() if unit is self.unit)
-        described = {"name": self.name, "unit": unit, "title": self.title, "better": self.better}
-        return {**described, "has_interval": self.has_interval, "relatives": self.relatives}
+        described = {name: getattr(self, name) for name in DESCRIBED}
+        return {**described, "unit": unit, "interval": list(self.interval)}
 
     @classmethod
     def from_json(cls, described: object) -> Column | None:
         """Return the column that a history describes, or None if it describes none."""
-        if not isinstance(described, dict):
+        if not isinstance(described, dict) or described.get("unit") not in UNITS:
             return None
-        name, title = described.get("name"), described.get("title", "")
-        unit, relatives = described.get("unit"), described.get("relatives", "")
-        texts = (name, title, unit, relatives)
-        if not all(isinstance(text, str) for text in texts) or unit not in UNITS:
-            return None
-        better = described.get("better")
-        return cls(
-            str(name),
-            UNITS[str(unit)],
-            title=str(title),
-            better=better if better in (HIGHER, LOWER) else None,
-            has_interval=described.get("has_interval") is True,
-            relatives=str(relatives),
-        )
+        fields: dict[str, Any] = {}
+        for name, kinds in DESCRIBED.items():
+            value = described.get(name, getattr(cls, name, None))
+            is_long = isinstance(value, str) and len(value) > MAX_WORDS
+            if not isinstance(value, kinds) or is_long:
+                return None
+            fields[name] = value
+        ends = described.get("interval")
+        if isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, str) for end in ends):
+            fields["interval"] = tuple(ends)
+        return cls(unit=UNITS[described["unit"]], **fields)
 
     def family(self) -> Iterator[Column]:
         """Yield the column, its interval and its relatives; all of them have its unit."""

@@ -14,11 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.base import console, files
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.base.views import VIEWS
-from clipkit.features.columns import ANY, FLAG, Column, columns_of_command
+from clipkit.features.columns import ANY, FLAG, OWN_QUESTION, Column, columns_of_command
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
-OWN_QUESTION = "run"  # the command that asks a researcher's own question
 VERSION = 1
 METADATA = "clipkit"  # the name of the JSON among the arrays of an export
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too

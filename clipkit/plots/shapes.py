@@ -15,8 +15,8 @@ from clipkit.analysis.results import newest_entry
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix, Sheet, from_json
 from clipkit.base.tables import Heading, format_number
-from clipkit.features.columns import POINTS, SHARE, Column
-from clipkit.features.model import OWN_QUESTION, FeatureFile, known_columns
+from clipkit.features.columns import OWN_QUESTION, POINTS, SHARE, Column
+from clipkit.features.model import FeatureFile, known_columns
 from clipkit.plots import heatmap, images, style
 from clipkit.plots.marks import LOOKS, Points, dot_rows, draw_curve, draw_histogram
 from clipkit.plots.picture import Picture, always

@@ -18,6 +18,7 @@ from clipkit.base import files
 from clipkit.base.console import escaped
 from clipkit.base.options import Option
 from clipkit.features.annotations import CLASS
+from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.history import Entry, History
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import original_splits, provenance
@@ -102,6 +103,8 @@ class _Command:
 
     def _line(self) -> str:
         command = str(self._entry["command"])
+        if command == OWN_QUESTION:
+            return self._join(self._own_question())
         if command not in self._commands:
             words = ["clipkit", command, *self._step.inputs.values()]
             return _comment(f"{self._join(words)}, with options that only clipkit info shows")
@@ -127,6 +130,21 @@ class _Command:
         if "stdin" in settings:
             line += f" < {settings['stdin']}"
         return line
+
+    def _own_question(self) -> list[str]:
+        """Return the words that ask a question of the user's own file, whose name is known."""
+        code = str(self._entry.get("code", "FILE.py"))
+        self._unsaid.append(f"where {code} is, {self._entry.get('code_digest')}")
+        flags = self._entry.object("flags")
+        arguments: list[str] = []
+        options: list[str] = []
+        for role, name in self._step.inputs.items():
+            if role in flags:
+                options += [str(flags[role]), name]
+            else:
+                arguments.append(name)
+        options += map(str, self._entry.list_of("options"))
+        return ["clipkit", OWN_QUESTION, code, *arguments, *options, "-o", self._step.output]
 
     def _rows(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Return the splits as they are typed."""

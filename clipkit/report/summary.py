@@ -15,6 +15,7 @@ from clipkit.base import console
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import format_p
+from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.tables import p_name
@@ -135,10 +136,14 @@ def of_others(named: Mapping[str, FeatureFile]) -> list[Fact]:
     """Say what results without classes of their own found, one line for each."""
     facts = []
     for name, result in named.items():
-        question = of_command(str(results.newest_entry(result)["command"]))
-        if question is not None and question.topic:
+        command = str(results.newest_entry(result)["command"])
+        question = of_command(command)
+        topic = "Found" if command == OWN_QUESTION else ""
+        if question is not None:
+            topic = question.topic
+        if topic:
             sentences = map(escape, findings(result))
-            facts += [Fact(question.topic, f"{sentence}.", name) for sentence in sentences]
+            facts += [Fact(topic, f"{sentence}.", name) for sentence in sentences]
     return facts
 
 

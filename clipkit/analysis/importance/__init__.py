@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from clipkit.analysis.options import FirstSplit
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
@@ -44,7 +44,11 @@ def importance(
     ] = None,
     groups: Annotated[
         str | None,
-        option("FILE", "Permute groups of prompts; each line of FILE is: prompt TAB group."),
+        option(
+            "FILE",
+            "Permute groups of prompts; each line of FILE is: prompt TAB group.",
+            is_file=True,
+        ),
     ] = None,
     weights: Annotated[
         int | None,
@@ -63,12 +67,8 @@ def importance(
     """
     from clipkit.analysis.importance import costs
 
-    others = [value for value in (split, repeat, groups, seed) if value is not None]
+    _check(logits=logits, weights=weights, split=split, repeat=repeat, groups=groups, seed=seed)
     if weights is not None:
-        if others or logits is not None:
-            raise UsageError(
-                "expected --weights without LOGITS, --split, --repeat, --groups and --seed"
-            )
         return costs.largest_weights(probe, weights)
     if logits is None:
         raise UsageError("expected LOGITS or --weights, got none")
@@ -80,6 +80,16 @@ def importance(
         seed=costs.SEED if seed is None else seed,
         groups=groups,
     )
+
+
+def _check(*, logits: Any, weights: int | None, **values: Any) -> None:
+    """Refuse what has no effect on weights."""
+    names = ("split", "repeat", "groups", "seed")
+    has_others = any(values[name] is not None for name in names)
+    if weights is not None and (has_others or logits is not None):
+        raise UsageError(
+            "expected --weights without LOGITS, --split, --repeat, --groups and --seed"
+        )
 
 
 COLUMNS = (
@@ -98,5 +108,6 @@ ANALYSIS = Analysis(
     "Which prompts does a probe rely on?",
     importance,
     columns=COLUMNS,
+    check=_check,
     panel=UNDERSTAND,
 )
