@@ -378,7 +378,8 @@ def hints_of(path: Path) -> Iterator[str]:
 @pytest.mark.long
 def test_a_message_names_only_options_that_the_command_has():
     package = Path(cli.__file__).parent
-    others = {"--upgrade", "--head", "--debug", "--help"}  # of pip, of Ray, of clipkit itself
+    # of pip, of Ray, of clipkit itself, in the place of a question's options
+    others = {"--upgrade", "--head", "--debug", "--help", "--check"}
     everywhere = others.union(*[options_of(name.split()[0]) for name, _ in commands()])
     for path in package.rglob("*.py"):
         is_command = path.parent.name == "commands" and not path.name.startswith("_")
