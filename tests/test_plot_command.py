@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,7 +69,15 @@ def folder(tmp_path_factory):
     (folder / "prompt-groups.tsv").write_text("a\tfirst\nb\tfirst\n")
     groups = folder / "prompt-groups.tsv"
     ok(*costs, "--groups", groups, "-o", folder / "prompt-groups.h5")
+    (folder / "needed.py").write_text(example_of_own_question())
+    ok("run", folder / "needed.py", folder / "logits.h5", "-o", folder / "needed.h5")
     return folder
+
+
+def example_of_own_question():
+    """Return the file of docs/own-analysis.md."""
+    page = Path(__file__).parents[1] / "docs" / "own-analysis.md"
+    return page.read_text().split("```py\n")[1].split("```")[0]
 
 
 def example_file(picture, folder):

@@ -19,7 +19,7 @@ from clipkit.features.columns import OWN_QUESTION, POINTS, SHARE, Column
 from clipkit.features.model import FeatureFile, known_columns
 from clipkit.plots import heatmap, images, style
 from clipkit.plots.marks import LOOKS, Points, dot_rows, draw_curve, draw_histogram
-from clipkit.plots.picture import Picture, always
+from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
@@ -435,6 +435,5 @@ QUESTION = Picture(
     draw_question,
     "clipkit plot question needed.h5 -o needed.png",
     of=(OWN_QUESTION,),
-    is_first=always,
     is_reported=has_picture,
 )
