@@ -287,9 +287,11 @@ class Analysis:
 
 def of_command(command: str) -> Analysis | None:
     """Return the record of what made a result, by the command in its history; None without one."""
+    if command in QUESTIONS:
+        found: Analysis = QUESTIONS[command]()
+        return found
     for find in QUESTIONS.values():
-        question: Analysis = find()
-        for record in (question, *question.also):
+        for record in find().also:
             if record.name == command:
-                return record
+                return record  # type: ignore[no-any-return]
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,14 +57,7 @@ run = typer.Typer(
 
 
 def _command(name: str) -> ClipkitCommand:
-    """Return the command of a file, which is run once unless it changes."""
-    file = Path(name).expanduser()
-    changed = file.stat().st_mtime_ns if file.is_file() else 0
-    return _command_of(name, file.resolve(), changed)
-
-
-@functools.cache
-def _command_of(name: str, file: Path, changed: int) -> ClipkitCommand:
+    """Return the command of a file."""
     from clipkit.analysis import own
 
     return ClipkitCommand(name, command_of(own.load(name)))

@@ -363,7 +363,6 @@ RUNNER_UP = Column("runner_up", TEXT, ROWS)
 RUNNER_UP_SCORE = Column("runner_up_score", NUMBER, ROWS)
 ANY = (SHOTS, SPLIT, MODEL, DATASET, PROMPTS)  # columns of all reports
 FILE = Column("file", TEXT, NOTHING, of="info")
-PARTS = {"leaderboard": "compare"}  # results in Python that a command prints by an option
 SHARED = tuple(value for value in globals().values() if isinstance(value, Column))
 SETTINGS = tuple(column.name for column in SHARED if column.is_setting)
 # In files, whichever command or program made them: these names mean the same everywhere
@@ -395,6 +394,14 @@ def all_columns() -> tuple[Column, ...]:
     return tuple(column for record in records() for column in record.family())
 
 
+def _question_of(command: str) -> str:
+    """Return the question that makes a result as one of its `also`; or else the command."""
+    for name, question in QUESTIONS.items():
+        if command in [other.name for other in question().also]:
+            return name
+    return command
+
+
 def columns_of_command(command: str, present: Collection[str] = ()) -> dict[str, Column]:
     """Return the columns that the reports of a command may have, by their names.
 
@@ -403,7 +410,7 @@ def columns_of_command(command: str, present: Collection[str] = ()) -> dict[str,
     """
     columns: dict[str, Column] = {}
     ambiguous = set()
-    command = PARTS.get(command, command)
+    command = _question_of(command)
     is_known = command in QUESTIONS or command == FILE.of
     for column in all_columns():
         if is_known and column.of and command not in column.of.split():
