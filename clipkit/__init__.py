@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from clipkit.features.matching import choose_splits
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
+    from clipkit.statistics.claims import Claim, Reference
 
 NAMES = lazy_names(
     __name__,
@@ -43,6 +44,7 @@ NAMES = lazy_names(
         f"{__name__}.base.options": "choice flag option",
         f"{__name__}.base.pictures": "Curves Distributions Dots Matrix",
         f"{__name__}.features.matching": "choose_splits",
+        f"{__name__}.statistics.claims": "Claim Reference",
         f"{__name__}.features.columns": "COUNT Column FLAG NATS NUMBER P POINTS SHARE TEXT",
     },
 )
@@ -65,6 +67,7 @@ __all__ = [
     "TEXT",
     "Analysis",
     "Attribute",
+    "Claim",
     "Cluster",
     "Column",
     "Common",
@@ -76,6 +79,7 @@ __all__ = [
     "Input",
     "Matrix",
     "P",
+    "Reference",
     "Seed",
     "Splits",
     "Table",

@@ -25,6 +25,7 @@ from clipkit.features.columns import OWN_QUESTION, TEXT, UNITS, Column
 if TYPE_CHECKING:
     from clipkit.features.history import History
     from clipkit.features.model import FeatureFile
+    from clipkit.statistics.claims import Claim
 
 TYPES = (str, int, float)
 # Options that every report has, and what a command calls them itself
@@ -155,6 +156,7 @@ def run(question: str | os.PathLike[str] | Analysis, *args: Any, **kwargs: Any) 
 
 def _ask(analysis: OwnAnalysis, values: Mapping[str, Any]) -> Answer:
     """Ask a question of a file, and return its answer with a result that describes itself."""
+    from clipkit.analysis import verdicts
     from clipkit.features.model import FeatureFile
 
     file = analysis.file
@@ -168,6 +170,8 @@ def _ask(analysis: OwnAnalysis, values: Mapping[str, Any]) -> Answer:
         runs = _check_rows(analysis, rows)
     result = FeatureFile("result", history)
     result.set_rows(runs)
+    with own_code.border(f"ask {file} for claims", file):
+        verdicts.keep(result, _checked(analysis.claims(result), len(rows)))
     with own_code.border(f"ask {file} for findings", file):
         found = analysis.findings(result)
         if isinstance(found, str):
@@ -176,6 +180,18 @@ def _ask(analysis: OwnAnalysis, values: Mapping[str, Any]) -> Answer:
     if sentences:
         result.history[-1] = {**result.history[-1], "found": sentences}
     return Answer(result)
+
+
+def _checked(claims: Any, runs: int) -> list[Claim]:
+    """Return the claims of a question of one's own, if each is one about a run of the result."""
+    from clipkit.statistics.claims import Claim
+
+    for claim in claims:
+        if not isinstance(claim, Claim):
+            raise TypeError(f"expected claims as clipkit.Claim, got {type(claim).__name__}")
+        if not -1 <= claim.run < runs:
+            raise ValueError(f"expected a claim about run 0 to {runs - 1}, or -1, got {claim.run}")
+    return list(claims)
 
 
 def _read_only(value: Any) -> Any:

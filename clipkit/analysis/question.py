@@ -29,6 +29,7 @@ from clipkit.base.views import QUESTIONS
 if TYPE_CHECKING:
     from clipkit.features.columns import Column
     from clipkit.features.model import FeatureFile as FeatureFile
+    from clipkit.statistics.claims import Claim
 else:
     FeatureFile = object  # as an annotation: numpy is loaded when a question is asked
 
@@ -104,8 +105,15 @@ def type_of_files(parameter: inspect.Parameter, one: Any) -> Any:
     return several | None if parameter.default is None else several
 
 
-def _nothing(result: FeatureFile) -> list[str]:
-    return []
+def _no_claims(result: FeatureFile) -> Sequence[Claim]:
+    return ()
+
+
+def _say_claims(result: FeatureFile) -> list[str]:
+    from clipkit.analysis.verdicts import claims_of
+    from clipkit.statistics.claims import sentences
+
+    return sentences(claims_of(result))
 
 
 @dataclass(frozen=True)
@@ -128,10 +136,13 @@ class Analysis:
         The panel of `clipkit --help` that shows the command.
     layout : Layout
         How its runs are shown to people; by default, a row per run with all columns.
+    claims : callable FeatureFile -> sequence of Claim
+        What the intervals of a result decide, and what would decide the rest. They are stored with
+        it.
     findings : callable FeatureFile -> list of str
-        What a result found, in sentences.
+        What a result found, in sentences; by default, its claims.
     needs : str
-        The columns that `findings` reads; another program's results may lack them.
+        The columns that `claims` and `findings` read; another program's results may lack them.
     topic : str
         What a page calls the findings in its summary; without it, they are not there.
     explanation : str, or callable FeatureFile -> str
@@ -151,7 +162,8 @@ class Analysis:
     columns: tuple[Column, ...] = ()
     panel: str = MEASURE
     layout: Layout = DEFAULT
-    findings: Callable[[FeatureFile], list[str]] = _nothing
+    claims: Callable[[FeatureFile], Sequence[Claim]] = _no_claims
+    findings: Callable[[FeatureFile], list[str]] = _say_claims
     needs: str = ""
     topic: str = ""
     explanation: str | Callable[[FeatureFile], str] = ""
@@ -181,7 +193,11 @@ class Analysis:
     def ask(self, values: Mapping[str, Any]) -> Answer:
         """Return the answer, given the values of all parameters."""
         answer: Any = self.measure(**values)
-        return answer if isinstance(answer, Answer) else Answer(answer)
+        if not isinstance(answer, Answer):
+            answer = Answer(answer)
+        if answer.result is not None:
+            keep_claims(answer.result)
+        return answer  # type: ignore[no-any-return]
 
     @property
     def inputs(self) -> list[str]:
@@ -295,3 +311,13 @@ def of_command(command: str) -> Analysis | None:
             if record.name == command:
                 return record  # type: ignore[no-any-return]
     return None
+
+
+def keep_claims(result: FeatureFile) -> None:
+    """Store in a result what its question claims of it."""
+    from clipkit.analysis.results import newest_entry
+    from clipkit.analysis.verdicts import keep
+
+    question = of_command(str(newest_entry(result)["command"]))
+    if question is not None:
+        keep(result, question.claims(result))

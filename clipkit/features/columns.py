@@ -361,7 +361,10 @@ PREDICTION = Column("prediction", TEXT, ROWS)
 CLASS_SCORE = Column("score", NUMBER, ROWS)
 RUNNER_UP = Column("runner_up", TEXT, ROWS)
 RUNNER_UP_SCORE = Column("runner_up_score", NUMBER, ROWS)
-ANY = (SHOTS, SPLIT, MODEL, DATASET, PROMPTS)  # columns of all reports
+VERDICT = Column("verdict", TEXT, LABELS)
+BECAUSE = Column("because", TEXT, LABELS)
+NEEDS = Column("needs", COUNT, LABELS)
+ANY = (SHOTS, SPLIT, MODEL, DATASET, PROMPTS, VERDICT, BECAUSE, NEEDS)  # columns of all reports
 FILE = Column("file", TEXT, NOTHING, of="info")
 SHARED = tuple(value for value in globals().values() if isinstance(value, Column))
 SETTINGS = tuple(column.name for column in SHARED if column.is_setting)

@@ -38,6 +38,7 @@ from clipkit.features.checked_file import CheckedFile
 from clipkit.features.endings import CAPTION_TABLES, FEATURE_ENDINGS, READABLE, check_ending
 from clipkit.features.model import (
     RESULTS,
+    TABLES,
     BlockMatrix,
     FeatureFile,
     Float32,
@@ -293,8 +294,9 @@ def _write(path: Path, file: FeatureFile) -> str:
     """Write a feature file and return its digest. The message of a WriteError is its reason."""
     with _create(path) as h5:
         entries = {}
-        if file.runs:
-            _create_group(h5, "runs")
+        for table in TABLES:
+            if getattr(file, table):
+                _create_group(h5, table)
         datasets = file.datasets()
         for name in sorted(datasets, key=place_of):
             value = datasets[name]
@@ -365,7 +367,7 @@ def _create_group(h5: h5py.File, name: str) -> None:
             return
         properties = h5p.create(h5p.GROUP_CREATE)
         properties.set_obj_track_times(False)
-        if name == "runs":  # HDF5 would sort the columns of a report by name
+        if name in TABLES:  # HDF5 would sort the columns of a report by name
             order = h5p.CRT_ORDER_TRACKED | h5p.CRT_ORDER_INDEXED
             properties.set_link_creation_order(order)
             properties.set_attr_creation_order(order)

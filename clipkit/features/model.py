@@ -21,6 +21,21 @@ FORMAT = "clipkit"
 VERSION = 1
 METADATA = "clipkit"  # the name of the JSON among the arrays of an export
 RESULTS = ("result", "probe")  # a probe is a result that holds what was fitted, too
+TABLES = ("runs", "claims")  # groups of a result, with a data set for each column
+CLAIM_FIELDS = {  # what a result holds of a claim, with the stored type
+    "run": "<i8",  # the run that it is about; -1 for the whole result
+    "subject": "S",
+    "value": "<f8",
+    "low": "<f8",
+    "high": "<f8",
+    "unit": "S",
+    "rows": "<i8",
+    "against": "S",
+    "against_value": "<f8",
+    "verdict": "S",
+    "because": "S",
+    "needs": "<f8",
+}
 BLOCK_BYTES = 1 << 24
 ROW_NUMBERS = "row numbers"  # what the history says of ids that an import did not have
 CHUNK_ROWS = 512
@@ -35,7 +50,7 @@ Int64 = NDArray[np.int64]
 
 
 class Layout(NamedTuple):
-    """The data sets of a kind of file, at the root and in every split. Results have `runs`, too."""
+    """The data sets of a kind of file, at the root and in every split; results have `TABLES`."""
 
     root: set[str]
     optional_root: set[str]
@@ -229,6 +244,8 @@ class FeatureFile:
     class_names : list of C str, or None
     runs : dict of str to array (R,)
         The columns of a result or probe. NaN marks what does not apply.
+    claims : dict of str to array (M,)
+        What may be said of a result or probe: the fields of `claims.Claim`, by their names.
     fitted : dict of str to array or list of str
         Of a probe: what was fitted, as `probes.FittedProbe.from_arrays` takes it.
     temperature : float or None
@@ -253,6 +270,7 @@ class FeatureFile:
     class_index: Int64 | None = None
     class_names: list[str] | None = None
     runs: dict[str, NDArray[Any]] = field(default_factory=dict)
+    claims: dict[str, NDArray[Any]] = field(default_factory=dict)
     fitted: dict[str, Any] = field(default_factory=dict)
     temperature: float | None = None
     logit_scale: float | None = None
@@ -494,8 +512,9 @@ class FeatureFile:
         """Return every array that the file holds, by its HDF5 name."""
         names = ("features", "texts", "class_index", "class_names")
         arrays = {name: getattr(self, name) for name in names}
-        for name, column in self.runs.items():
-            arrays[f"runs/{name}"] = column
+        for table in TABLES:
+            for name, column in getattr(self, table).items():
+                arrays[f"{table}/{name}"] = column
         for name, array in self.fitted.items():
             arrays[f"fitted/{name}"] = array
         for name, split in self.splits.items():
@@ -506,8 +525,8 @@ class FeatureFile:
     def set_dataset(self, name: str, value: Any) -> None:
         """Set an array by its HDF5 name: the inverse of `datasets`."""
         group, _, key = name.rpartition("/")
-        if group == "runs":
-            self.runs[key] = np.asarray(value)
+        if group in TABLES:
+            getattr(self, group)[key] = np.asarray(value)
         elif group == "fitted" and self.kind == "probe":
             self.fitted[key] = value
         elif group:
@@ -565,7 +584,8 @@ def place_of(name: str) -> str:
     >>> sorted(["test/ids", "runs/split", "runs/acc1"], key=place_of)
     ['runs/split', 'runs/acc1', 'test/ids']
     """
-    return "runs/" if name.startswith("runs/") else name
+    group = name.partition("/")[0]
+    return f"{group}/" if group in TABLES else name
 
 
 def known_columns(result: FeatureFile) -> dict[str, Column]:
@@ -592,7 +612,7 @@ def _restored(column: Column | None, values: NDArray[Any]) -> NDArray[Any]:
 def is_features(name: str) -> bool:
     """Whether the data set of this name is a matrix of features, which comes in blocks."""
     group, _, key = name.rpartition("/")
-    return key == "features" and group != "runs"
+    return key == "features" and group not in TABLES
 
 
 def stored_array(value: Any, name: str = "") -> NDArray[Any]:

@@ -22,8 +22,10 @@ from clipkit.base.probe_arrays import ProbeArray, ProbeModel
 from clipkit.features.columns import CHECKED_UNITS, Unit
 from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
+    CLAIM_FIELDS,
     KINDS,
     RESULTS,
+    TABLES,
     TEXTS_AT_ONCE,
     VERSION,
     BlockMatrix,
@@ -64,7 +66,7 @@ TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "nu
 
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-RESERVED = {"features", "texts", "class_index", "class_names", "runs"}
+RESERVED = {"features", "texts", "class_index", "class_names", *TABLES}
 PADDED_BYTES = 1 << 26  # texts may be padded to this many bytes, or to a multiple of what they have
 PADDED_RATIO = 100
 MAX_COUNTED = 5000  # classes: their confusions take 1.4 GB, and a probe has a score of each
@@ -93,6 +95,8 @@ def stored_types(name: str) -> tuple[Set[str], int]:
     (({'<i8'}, 1), ({'<f8'}, 1))
     """
     key = key_of(name)
+    if name.startswith("claims/"):
+        return {CLAIM_FIELDS[key]}, 1
     if unit := _unit_of(name):
         return unit.types, TYPES[key][1]
     if key in TYPES:
@@ -133,6 +137,8 @@ def is_allowed(kind: str, name: str) -> bool:
     group, _, key = name.rpartition("/")
     if group == "runs":
         return kind in RESULTS
+    if group == "claims":
+        return kind in RESULTS and key in CLAIM_FIELDS
     if group == "fitted" and kind == "probe":
         return find_probe_array(key) is not None
     root, split = allowed_names(kind)
@@ -169,6 +175,8 @@ def validate(file: FeatureFile) -> None:
         check_history(file.history)
         _check_lengths(file, datasets)
         _check_classes(file, datasets)
+        if file.claims:
+            _check_claims(file)
         if file.kind == "probe":
             _check_probe(file)
     except ClipkitError as error:
@@ -321,6 +329,15 @@ def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
     if file.kind == "logits":
         widths["texts"] = len(file.texts or [])
     _check_equal("features of equal width", widths)
+
+
+def _check_claims(file: FeatureFile) -> None:
+    for name in CLAIM_FIELDS:
+        if name not in file.claims:
+            raise ClipkitError(f"expected claims/{name} beside other claims, got none")
+    runs = file.claims["run"]
+    if not ((runs >= -1) & (runs < file.run_count)).all():
+        raise ClipkitError(f"claims/run: expected numbers of runs or -1, got {runs.max()}")
 
 
 def _check_equal(expected: str, sizes: dict[str, int]) -> None:

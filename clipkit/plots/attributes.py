@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
+from clipkit.analysis.verdicts import claims_of
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import marks, style
@@ -37,7 +38,6 @@ CHOICE_LABELS = (
     "right (%)",
     "lines: 95 % intervals; green: up to the 95 % quantile",
 )
-BANDS = tuple(dict.fromkeys([*claims.SAID.values(), *claims.GROUPS]))  # from the top
 OTHER_WORDS = ("other_words", "other_words95")
 LEGEND = {
     "zeroshot": "zero-shot, by words",
@@ -50,7 +50,6 @@ LEGEND = {
 def draw_attributes(result: FeatureFile) -> Drawn:
     """Draw the recall of each attribute by words, probes, random directions and controls."""
     columns = results.attribute_recalls(result)
-    rows = result.rows()
     order = metrics.falling_order(columns["probe"])
     columns = {name: column[order] for name, column in columns.items()}
     series = {}
@@ -61,15 +60,15 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     mean, quantile = (columns[name] for name in OTHER_WORDS)
     series["other words in their place, up to 95 %"] = Points(mean, mean, quantile)
     names = columns["attribute"].tolist()
-    groups = [claims.group_of(rows[number]) for number in order]
+    found = claims_of(result)
+    groups = [found[number].verdict for number in order] if found else []
     facts = columns["chance"], series, columns["reach"]
     metric = METRICS.get(str(results.newest_entry(result).get("metric")))
     texts, title = RECALL_LABELS, "Recall of each attribute"
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
         title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
-    finding = claims.attributes_sentence(groups, result.is_dot_product)
-    groups = claims.group_names(groups, result.is_dot_product)
+    finding = claims.attributes_sentence(found)
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, finding, results.source_label(result, split))
@@ -109,13 +108,13 @@ def attributes(
     reach : array (A,)
         NaN where it is not defined.
     groups : sequence of A str, optional
-        The name of the group of each attribute, of `claims.GROUPS` or `claims.SAID`.
+        The name of the group of each attribute, of `claims.group_order`.
     texts : (str, str, str)
         What chance, the axis and the lines are called.
     """
     reached = np.asarray(reach, np.float64)
     order = metrics.falling_order(reached)
-    bands = [name for name in BANDS if name in groups]
+    bands = [name for name in claims.group_order() if name in groups]
     places = np.array([bands.index(group) for group in groups], np.int64)
     if len(places):
         order = order[np.argsort(places[order], kind="stable")]

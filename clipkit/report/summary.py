@@ -11,6 +11,7 @@ from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
 from clipkit.analysis.question import of_command
 from clipkit.analysis.results import Predictions, Row
+from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
@@ -123,12 +124,12 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
 
 
 def answer(result: FeatureFile, source: str = "") -> list[Fact]:
-    """Count and name the attributes of each group; return nothing if no attribute is in one."""
-    rows, is_said = result.rows(), result.is_dot_product
-    text = claims.attributes_sentence([claims.group_of(row) for row in rows], is_said)
-    facts = [Fact("Attributes", f"{text}.", source)] if text else []
-    for group, names in claims.named_groups(rows, is_said).items():
-        facts.append(Fact(group.capitalize(), ", ".join(map(escape, names))))
+    """Count and name the attributes of each group."""
+    found = claims_of(result)
+    facts = [Fact("Attributes", f"{claims.attributes_sentence(found)}.", source)] if found else []
+    for sentence in findings(result):
+        group, _, names = sentence.partition(": ")
+        facts.append(Fact(group.capitalize(), escape(names)))
     return facts
 
 

@@ -22,9 +22,13 @@ from numpy.typing import ArrayLike
 
 from clipkit.features.model import Int64
 from clipkit.statistics import metrics
+from clipkit.statistics.power import rows_needed
 
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
 CHANCE, CONTROL = "chance", "the untrained control"
+NO_INTERVAL = "it has no interval"
+NO_CONTROL = "there is no untrained control"
+FEW_OTHERS = "there are fewer than 20 other words"
 NAMED = 3  # things that a sentence names; of more, it has the number
 LEVEL = 0.05  # of two-sided tests: a wrong claim in one direction has half of it
 
@@ -66,6 +70,19 @@ class Claim:
         Rows that the number rests on.
     unit : {"%", ""}
         The value of a % is a fraction (0..1).
+    run : int
+        The run of the result that it is about; -1 for the whole result.
+    verdict : str
+        ABOVE, BELOW or NOT_DECIDED, by the intervals; or the question's own words.
+    because : str
+        Why this is not decided: what is missing, or what the interval includes. "" if it is.
+    needs : float
+        Rows that would decide it, if what was measured holds; see `power.rows_needed`.
+
+    >>> Claim("right", 0.66, 0.62, 0.7, Reference("chance", 0.5), 600).verdict
+    'above'
+    >>> Claim("right", 0.51, 0.47, 0.55, Reference("chance", 0.5), 600).because
+    'the interval includes chance'
     """
 
     subject: str
@@ -75,21 +92,40 @@ class Claim:
     against: Reference
     n: int
     unit: str = "%"
+    run: int = -1
+    verdict: str = ""
+    because: str = ""
+    needs: float = math.nan
 
-    @property
-    def verdict(self) -> str:
-        """Return ABOVE, BELOW or NOT_DECIDED.
+    def __post_init__(self) -> None:
+        """Decide, unless a verdict is given."""
+        if self.verdict:
+            return
+        verdict, because, needs = self._decide()
+        object.__setattr__(self, "verdict", verdict)  # as dataclasses do in a frozen class
+        object.__setattr__(self, "because", because)
+        object.__setattr__(self, "needs", needs)
 
-        >>> Claim("right", 0.66, 0.62, 0.7, Reference("chance", 0.5), 600).verdict
-        'above'
-        """
-        if self.against.paired is not None:
-            return decide(*self.against.paired, 0, 0)
-        known = self.against.value
-        bottom, top = self.against.low, self.against.high
-        if math.isnan(bottom) or math.isnan(top):
-            bottom = top = known
-        return decide(self.low, self.high, bottom, top)
+    def _decide(self) -> tuple[str, str, float]:
+        paired, bottom, top = self.against.paired, self.against.low, self.against.high
+        measured = (self.value, self.low, self.high)
+        if paired is not None:
+            bottom = top = 0.0
+            measured = (self.value - self.against.value, *paired)
+        elif math.isnan(bottom) or math.isnan(top):
+            bottom = top = self.against.value
+        verdict = decide(*measured[1:], bottom, top)
+        if verdict != NOT_DECIDED:
+            return verdict, "", math.nan
+        if math.isnan(measured[1]) or math.isnan(measured[2]):
+            return verdict, NO_INTERVAL, math.nan
+        against = 0.0 if paired is not None else self.against.value
+        needs = rows_needed(*measured, against, self.n, bottom, top)
+        return verdict, f"the interval includes {self.against.name}", needs
+
+    def held_against(self, against: Reference) -> Claim:
+        """Return the same number held against something else."""
+        return replace(self, against=against, verdict="", because="", needs=math.nan)
 
     def sentence(self, decimals: int = 1) -> str:
         """Return the claim with its number, its rows, and what it is held against.
@@ -112,18 +148,47 @@ def relations(claims: Sequence[Claim], decimals: int = 1) -> str:
 
     >>> chance, control = Reference("chance", 0.5), Reference("the control", 0.64)
     >>> relations([Claim("", 0.66, 0.62, 0.7, against, 600) for against in (chance, control)])
-    'above chance (50.0 %), not decided against the control (64.0 %)'
+    'above chance (50.0 %), not decided against the control (64.0 %; 4,710 rows would decide)'
     """
     named: dict[str, list[str]] = {}
     for claim in claims:
         against = claim.against
-        name = f"{against.name} ({_format(against.value, claim.unit, decimals)})"
-        named.setdefault(claim.verdict, []).append(name)
+        value = _format(against.value, claim.unit, decimals)
+        if not math.isnan(claim.needs):
+            value += f"; {claim.needs:,.0f} rows would decide"
+        named.setdefault(claim.verdict, []).append(f"{against.name} ({value})")
     parts = []
     for verdict, names in named.items():
         how = f"{verdict} against" if verdict == NOT_DECIDED else verdict
         parts.append(f"{how} {' and '.join(names)}")
     return ", ".join(parts)
+
+
+def sentences(claims: Sequence[Claim]) -> list[str]:
+    """Say each number of a result and what it is held against; of more than NAMED, count them.
+
+    >>> against = Reference("chance", 0.5)
+    >>> of_test = Claim("test:", 0.66, 0.62, 0.7, against, 600)
+    >>> sentences([of_test])
+    ['Test: 66.0 % of 600, above chance (50.0 %)']
+    >>> sentences([replace(of_test, run=run, subject=f"{run}:") for run in range(4)])
+    ['4 of 4 above chance']
+    """
+    of_numbers: dict[tuple[int, str], list[Claim]] = {}
+    for claim in claims:
+        of_numbers.setdefault((claim.run, claim.subject), []).append(claim)
+    if len(of_numbers) <= NAMED:
+        return [_capitalized(sentence(about)) for about in of_numbers.values()]
+    counts = Counter((claim.verdict, claim.against.name) for claim in claims)
+    parts = []
+    for (verdict, name), count in counts.items():
+        how = f"{verdict} against" if verdict == NOT_DECIDED else verdict
+        parts.append(f"{count} of {len(of_numbers)} {how} {name}")
+    return ["; ".join(parts)]
+
+
+def _capitalized(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def decide(low: float, high: float, bottom: float, top: float) -> str:
@@ -341,7 +406,7 @@ def accuracy_claims(
     claims = [replace(against_chance, n=len(hits))]
     if paired is not None:
         against = Reference(control, paired["acc_b"], paired=paired_limits(paired, tried))
-        claims.append(replace(claims[0], against=against))
+        claims.append(claims[0].held_against(against))
     return claims
 
 
@@ -623,49 +688,97 @@ HALF = 0.5  # of the probe's recall above chance
 REACHED = "learned and reached by words"
 PARTLY = "learned, words reach part"
 NOT_REACHED = "learned, not reached"
+LEARNED = "learned"
 NO_WORDS = "learned, not decided for words"
 WITHOUT_TRAINING = "there without training"
-NOT_SHOWN = "not shown"
-GROUPS = (REACHED, PARTLY, NOT_REACHED, NO_WORDS, WITHOUT_TRAINING, NOT_SHOWN, NOT_DECIDED)
+GROUPS = (REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS, WITHOUT_TRAINING, NOT_DECIDED)
 
 # What the groups are called if the words are a generative model's own answers
 SAID = {
     REACHED: "held and said",
     PARTLY: "held, said in part",
     NOT_REACHED: "held, not said",
+    LEARNED: "held",
     NO_WORDS: "held, not decided whether said",
 }
+AT_CHANCE = "the interval of the probe ends within 2 points of chance"
+FEW_TO_FIT = "words are above chance, but the probe is not: it needs more images to fit"
+OF_GAIN = "the interval of the gain over the control includes half"
+OF_REACH = "the interval of reach includes half"
+OTHERS_AS_WELL = "other words do as well"
+OF_WORDS = "the interval of zeroshot includes chance"
 
 
-def group_of(row: Mapping[str, Any]) -> str:
-    """Return the group of a row of `attributes`, one of GROUPS.
+def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str = "%") -> Claim:
+    """Return the claim of a row of `attributes`: the group that the attribute is in.
 
     The rules are those of docs/commands/attributes.md. Measured there: in how many of 1,000 worlds
     without anything to find each group is said, and how often another draw of images reverses it.
+
+    Parameters
+    ----------
+    row : mapping
+    run : int
+        Its number.
+    is_said : bool
+        Whether the words are a generative model's own answers.
+    unit : {"%", ""}
     """
+    group, because, needs = _group_of(row)
+    name = SAID.get(group, group) if is_said else group
+    probe, low, high = (_number(row, f"probe{end}") for end in ("", "_low", "_high"))
+    against = Reference(CHANCE, _number(row, "chance"))
+    n = int(row["rows"])
+    return Claim(row["attribute"], probe, low, high, against, n, unit, run, name, because, needs)
+
+
+def _group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Return the group of a row of `attributes`, why it is not decided, and what this needs."""
+    n = _number(row, "rows")
 
     def verdict(name: str, against: float) -> str:
         limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
         return decide(*limits, against, against)
 
+    def needed(name: str, against: float) -> float:
+        low, high = _number(row, f"{name}_low"), _number(row, f"{name}_high")
+        return rows_needed(_number(row, name), low, high, against, n)
+
     chance, probe = _number(row, "chance"), _number(row, "probe")
     least, half = chance + ABOVE_CHANCE, HALF * (probe - chance)
-    if math.isnan(_number(row, "gain_low") + _number(row, "probe_low")):
-        return NOT_DECIDED
+    if math.isnan(_number(row, "probe_low")):
+        return NOT_DECIDED, NO_INTERVAL, math.nan
     if verdict("probe", least) != ABOVE:  # a probe with few rows may fail where words do not
-        return NOT_DECIDED if verdict("zeroshot", least) == ABOVE else NOT_SHOWN
+        if verdict("zeroshot", least) == ABOVE:
+            return NOT_DECIDED, FEW_TO_FIT, math.nan
+        if probe <= least:
+            return NOT_DECIDED, AT_CHANCE, math.nan
+        return NOT_DECIDED, f"the interval of the probe includes {CHANCE}", needed("probe", least)
+    if math.isnan(_number(row, "gain_low")):
+        return NOT_DECIDED, NO_CONTROL, math.nan
     kept = verdict("gain", half)
-    if kept != ABOVE:
-        return WITHOUT_TRAINING if kept == BELOW else NOT_DECIDED
+    if kept == BELOW:
+        return WITHOUT_TRAINING, "", math.nan
+    if kept == NOT_DECIDED:
+        return NOT_DECIDED, OF_GAIN, needed("gain", half)
+    if math.isnan(_number(row, "zeroshot")):
+        return LEARNED, "", math.nan
     reach = verdict("reach", HALF)
+    if reach == NOT_DECIDED:
+        return NO_WORDS, OF_REACH, needed("reach", HALF)
     # words must be above chance, and above 95 % of other words in their place
+    if verdict("zeroshot", chance) != ABOVE:
+        if reach == BELOW:
+            return NOT_REACHED, "", math.nan
+        return NO_WORDS, OF_WORDS, needed("zeroshot", chance)
+    if math.isnan(_number(row, "other_words95")):
+        return NO_WORDS, FEW_OTHERS, math.nan
     exceed_others = _number(row, "zeroshot") > _number(row, "other_words95")
-    are_above = exceed_others and verdict("zeroshot", chance) == ABOVE
-    if reach == ABOVE and are_above:
-        return REACHED
     if reach == BELOW:
-        return PARTLY if are_above else NOT_REACHED
-    return NO_WORDS
+        return PARTLY if exceed_others else NOT_REACHED, "", math.nan
+    if not exceed_others:
+        return NO_WORDS, OTHERS_AS_WELL, math.nan
+    return REACHED, "", math.nan
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:
@@ -673,40 +786,57 @@ def _number(row: Mapping[str, Any], name: str) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def group_names(groups: Sequence[str], is_said: bool) -> list[str]:
-    """Return what groups are called; of a generative model, by what it says."""
-    return [SAID.get(group, group) if is_said else group for group in groups]
+def group_order() -> list[str]:
+    """Return what groups of attributes are called, from the best understood, NOT_DECIDED last."""
+    return list(dict.fromkeys([*SAID.values(), *GROUPS]))
 
 
-def named_groups(rows: Sequence[Mapping[str, Any]], is_said: bool = False) -> dict[str, list[str]]:
-    """Return the names of the attributes of each group, by what the group is called.
+def attribute_groups(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """Return the claims of `attributes` by group, in the order of groups."""
+    groups: dict[str, list[Claim]] = {name: [] for name in group_order()}
+    for claim in claims:
+        groups.setdefault(claim.verdict, []).append(claim)
+    return {name: members for name, members in groups.items() if members}
 
-    Empty if no attribute is in a group that is decided.
+
+def attribute_sentences(claims: Sequence[Claim]) -> list[str]:
+    """Name the attributes of each group; for those that are not decided, also why.
+
+    >>> chance = Reference("chance", 0.5)
+    >>> known = Claim("colour", 0.9, 0.8, 1.0, chance, 100, verdict=REACHED)
+    >>> open_one = replace(known, subject="angle", verdict=NOT_DECIDED, because=OF_GAIN, needs=900)
+    >>> for text in attribute_sentences([open_one, known]):
+    ...     print(text)
+    learned and reached by words: colour
+    not decided: angle (the interval of the gain over the control includes half; 900 images)
     """
-    groups = [group_of(row) for row in rows]
-    if not attributes_sentence(groups):
-        return {}
-    names: dict[str, list[str]] = {}
-    for group, name in zip(GROUPS, group_names(GROUPS, is_said), strict=True):
-        members = [row["attribute"] for row, own in zip(rows, groups, strict=True) if own == group]
-        if members:
-            names[name] = members
-    return names
+    texts = []
+    for name, members in attribute_groups(claims).items():
+        of_reason: dict[str, list[str]] = {}
+        needed: dict[str, float] = {}
+        for claim in members:
+            of_reason.setdefault(claim.because, []).append(claim.subject)
+            most = needed.get(claim.because, math.nan)
+            needed[claim.because] = float(np.fmax(most, claim.needs))
+        parts = []
+        for because, names in of_reason.items():
+            reason = because
+            if not math.isnan(needed[because]):
+                reason += f"; {needed[because]:,.0f} images"
+            parts.append(", ".join(names) + (f" ({reason})" if reason else ""))
+        texts.append(f"{name}: {'; '.join(parts)}")
+    return texts
 
 
-def attributes_sentence(groups: Sequence[str], is_said: bool = False) -> str:
-    """Count the attributes of each group; "" if no attribute is in a group that is decided.
+def attributes_sentence(claims: Sequence[Claim]) -> str:
+    """Count the attributes of each group.
 
-    >>> attributes_sentence([REACHED, NOT_DECIDED, REACHED])
+    >>> known = Claim("x", 0.9, 0.8, 1.0, Reference("chance", 0.5), 100, verdict=REACHED)
+    >>> attributes_sentence([known, replace(known, verdict=NOT_DECIDED), known])
     '2 of 3 attributes learned and reached by words; 1 not decided'
     """
-    counts = Counter(groups)
-    names = dict(zip(GROUPS, group_names(GROUPS, is_said), strict=True))
     parts: list[str] = []
-    for group in GROUPS:
-        count = counts[group]
-        if not count:
-            continue
-        noun = "" if parts else f" of {_count(len(groups), 'attribute')}"
-        parts.append(f"{count}{noun} {names[group]}")
-    return "; ".join(parts) if set(groups) - {NOT_DECIDED, NOT_SHOWN} else ""
+    for name, members in attribute_groups(claims).items():
+        noun = "" if parts else f" of {_count(len(claims), 'attribute')}"
+        parts.append(f"{len(members)}{noun} {name}")
+    return "; ".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import (
@@ -29,6 +29,9 @@ from clipkit.features.columns import (
     VALUES,
     Column,
 )
+
+if TYPE_CHECKING:
+    from clipkit.statistics.claims import Claim
 
 WORDS = Input("WORDS", "Feature file of texts with classes 'attribute: value'.", ("texts",))
 
@@ -215,6 +218,28 @@ def _explain(result: FeatureFile) -> str:
     return text
 
 
+def _claim(result: FeatureFile) -> list[Claim]:
+    from clipkit.analysis.results import newest_entry
+    from clipkit.statistics.claims import attribute_claim
+    from clipkit.statistics.score_metrics import METRICS
+
+    metric = METRICS.get(str(newest_entry(result).get("metric")))
+    if metric is not None and metric.is_error:  # the rules are for scores of which more is better
+        return []
+    unit = "" if "null5" in result.runs else "%"
+    is_said = result.is_dot_product
+    rows = enumerate(result.rows())
+    return [attribute_claim(row, run, is_said, unit) for run, row in rows]
+
+
+def _find(result: FeatureFile) -> list[str]:
+    """Name the attributes of each group, and say what keeps the others from being decided."""
+    from clipkit.analysis.verdicts import claims_of
+    from clipkit.statistics.claims import attribute_sentences
+
+    return attribute_sentences(claims_of(result))
+
+
 LAYOUT = Layout(
     needed="reach",
     columns="attribute metric values positives rows chance null zeroshot other_words names random "
@@ -232,6 +257,8 @@ ANALYSIS = Analysis(
     layout=LAYOUT,
     needs="attribute values rows chance zeroshot names random probe control reach reach_low "
     "reach_high",
+    claims=_claim,
+    findings=_find,
     explanation=_explain,
     panel=UNDERSTAND,
 )

@@ -49,7 +49,6 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
 from clipkit.features.provenance import prompts_entry
 from clipkit.probes.classifiers import LOGREG, names_taking
-from clipkit.statistics import claims
 from clipkit.statistics.claims import ABOVE_CHANCE
 from clipkit.statistics.dependence import permute
 from clipkit.statistics.score_metrics import METRICS, RANKED, RECALL, ridge
@@ -281,8 +280,6 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         caveats=caveats or None,
         inputs=inputs | control_digests(untrained),
     )
-    for group, members in claims.named_groups(rows, images.is_dot_product).items():
-        console.note(f"{group}: {', '.join(members)}")
     result = results.make_result(history, rows)
     result.splits = _keep(measured, images, scored, metric)
     return result

@@ -200,7 +200,6 @@ COLUMNS = (
         better=HIGHER,
         has_interval=True,
     ),
-    Column("verdict", TEXT, LABELS),
     Column("mde80", DISTANCE, LABELS),
     Column("both", COUNT, LABELS),
     Column("only_a", COUNT, LABELS),
