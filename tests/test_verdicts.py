@@ -207,7 +207,7 @@ def groups(world, random, degrees, counted):
         others95 = np.quantile([metrics.mean_per_class_recall(labels, one) for one in others], 0.95)
         above = held * (1 - chance) * np.array([reach, 1, kept])
         predicted = [guess(random, labels, chance + x, luck, world.likeness) for x in above]
-        group = claims.group_of(attribute_row(labels, predicted, others95))
+        group, *_ = claims.group_of(attribute_row(labels, predicted, others95))
         return group if group in counted else ""
 
     return draw
@@ -351,8 +351,8 @@ def calibration(world, random):
     def draw(n):
         confidence = random.beta(a, b, n)
         found = metrics.reliability(confidence, random.random(n) < confidence**sharpness)
-        said = claims.calibration_sentence({"x": (found.ece, found.ece_null975)})
-        return "miscalibrated" if said.startswith("Mis") else ""
+        claim = claims.calibration_claim("x", found.ece, found.ece_null975, 0)
+        return claim.verdict if claim.verdict == claims.MISCALIBRATED else ""
 
     return draw
 

@@ -29,9 +29,10 @@ from clipkit.base.views import QUESTIONS
 if TYPE_CHECKING:
     from clipkit.features.columns import Column
     from clipkit.features.model import FeatureFile as FeatureFile
-    from clipkit.statistics.claims import Claim
-else:
-    FeatureFile = object  # as an annotation: numpy is loaded when a question is asked
+    from clipkit.statistics.claims import Claim as Claim
+else:  # as annotations: numpy is loaded when a question is asked
+    FeatureFile = object
+    Claim = object
 
 Row = Mapping[str, Any]
 MEASURE, UNDERSTAND = "Measure", "Understand"  # panels of the help

@@ -59,8 +59,10 @@ def draw_reliability(
     taus = parse_temperatures(words, file.logit_scale)
     diagrams = calibration.reliability(file, split, taus, bins)
     figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
-    errors = {f"τ {tau:.4g}": (one.ece, one.ece_null975) for tau, one in diagrams.items()}
-    finding = claims.calibration_sentence(errors)
+    made = []
+    for run, (tau, one) in enumerate(diagrams.items()):
+        made.append(claims.calibration_claim(f"τ {tau:.4g}", one.ece, one.ece_null975, run))
+    finding = claims.calibration_sentence(made)
     return style.state(figure, finding, counted_source(file, split))
 
 

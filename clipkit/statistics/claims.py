@@ -25,6 +25,7 @@ from clipkit.statistics import metrics
 from clipkit.statistics.power import rows_needed
 
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
+MISCALIBRATED = "miscalibrated"
 CHANCE, CONTROL = "chance", "the untrained control"
 NO_INTERVAL = "it has no interval"
 NO_CONTROL = "there is no untrained control"
@@ -410,6 +411,29 @@ def accuracy_claims(
     return claims
 
 
+def best_run_sentence(claims: Sequence[Claim], limits: Sequence[ArrayLike]) -> str:
+    """Say how accurate the best of several runs is, and how many others it is not decided against.
+
+    `limits` are the lower and the upper ends of the intervals of the runs, each for itself. The
+    claims are for as many comparisons.
+
+    >>> runs = [of_share(f"k {k}:", k / 10, 100, Reference(CHANCE, 0.5)) for k in (5, 8)]
+    >>> best_run_sentence(runs, [[0.4, 0.71], [0.6, 0.88]])
+    'Best of 2 runs: k 8: 80.0 % of 100, above chance (50.0 %)'
+    """
+    found = highest([claim.value for claim in claims], *limits)
+    if found is None:
+        return ""
+    best = claims[found.first].sentence()
+    if len(claims) == 1:
+        return _capitalized(best)
+    text = f"Best of {_count(len(claims), 'run')}: {best}"
+    others = len(found.equal) - 1 + len(found.open_against)
+    if others:
+        text += f"; {NOT_DECIDED} against {_count(others, 'other run')}"
+    return text
+
+
 def paired_limits(row: Mapping[str, Any], tried: int = 1) -> tuple[float, float]:
     """Return the interval of a paired difference; it includes 0 if the exact test does not reject.
 
@@ -447,6 +471,14 @@ def leaderboard_note(rows: Sequence[Mapping[str, Any]]) -> str:
         f"{NOT_DECIDED}. Whether the intervals of two accuracies overlap decides nothing. {p}. "
         "Intervals are over test images, but not over training images or seeds."
     )
+
+
+def difference_claim(row: Mapping[str, Any], run: int) -> Claim:
+    """Hold a against b, by a row of `comparison.compare`."""
+    n = int(row["rows"])
+    against = Reference(row["b"], row["acc_b"], paired=paired_limits(row))
+    low, high = exact_interval(row["acc_a"], n)
+    return Claim(row["a"], row["acc_a"], low, high, against, n, "%", run)
 
 
 def difference_sentence(row: Mapping[str, Any]) -> str:
@@ -497,22 +529,32 @@ def shots_sentence(accuracy: float, n: int, shots: Sequence[float], above: Seque
     return text
 
 
-def calibration_sentence(errors: Mapping[str, tuple[float, float]]) -> str:
+def calibration_claim(name: str, error: float, limit: float, run: int) -> Claim:
+    """Hold the calibration error at a temperature against a calibrated model's.
+
+    `limit` is the 97.5 % quantile of the error that a calibrated model would have on these rows.
+    """
+    against = Reference("a calibrated model", limit)
+    verdict, because = NOT_DECIDED, "a calibrated model may have this error"
+    if decide(error, error, limit, limit) == ABOVE:
+        verdict, because = MISCALIBRATED, ""
+    return Claim(name, error, error, error, against, 0, "%", run, verdict, because)
+
+
+def calibration_sentence(claims: Sequence[Claim]) -> str:
     """Say at which temperatures a softmax is miscalibrated, and at which this is not decided.
 
-    `errors` has, by the name of a temperature, the calibration error and the 97.5 % quantile of a
-    calibrated model's.
-
-    >>> calibration_sentence({"τ 1": (0.628, 0.008), "τ 0.03": (0.02, 0.03)})
-    'Miscalibrated at τ 1 (error 62.8 %, null below 0.8 %); not decided at τ 0.03'
+    >>> found = [calibration_claim("τ 1", 0.628, 0.008, 0), calibration_claim("τ 2", 0.02, 0.03, 1)]
+    >>> calibration_sentence(found)
+    'Miscalibrated at τ 1 (error 62.8 %, null below 0.8 %); not decided at τ 2'
     """
     wrong, open_at = [], []
-    for name, (error, limit) in errors.items():
-        if decide(error, error, limit, limit) == ABOVE:
-            null = f"null below {_format(limit, '%', 1)}"
-            wrong.append(f"{name} (error {_format(error, '%', 1)}, {null})")
-        else:
-            open_at.append(name)
+    for claim in claims:
+        if claim.verdict == NOT_DECIDED:
+            open_at.append(claim.subject)
+            continue
+        error, null = _format(claim.value, "%", 1), _format(claim.against.value, "%", 1)
+        wrong.append(f"{claim.subject} (error {error}, null below {null})")
     if not wrong:
         return f"Not shown to be miscalibrated at {_list(open_at)}" if open_at else ""
     text = f"Miscalibrated at {_list(wrong)}"
@@ -616,16 +658,16 @@ def _control_of(row: Mapping[str, Any], name: str, count: str) -> list[Reference
 
 
 def _of_row(
-    subject: str, row: Mapping[str, Any], name: str, count: str, against: Reference
+    subject: str, row: Mapping[str, Any], name: str, count: str, against: Reference, run: int
 ) -> Claim:
     """Hold a share of a row against another one, by the wider of its own and the exact interval."""
     value, n = row[name], int(row[count])
     low, high = exact_interval(value, n)
     low, high = min(low, row[f"{name}_low"]), max(high, row[f"{name}_high"])
-    return Claim(subject, value, low, high, against, n)
+    return Claim(subject, value, low, high, against, n, "%", run)
 
 
-def choice_claims(row: Mapping[str, Any]) -> list[Claim]:
+def choice_claims(row: Mapping[str, Any], run: int = -1) -> list[Claim]:
     """Hold a row of `choose` against shuffled images, the control and, of order, the ceiling."""
     shuffled = Reference("shuffled images", row["shuffled"], row["shuffled"], row["shuffled95"])
     references = [shuffled]
@@ -633,7 +675,7 @@ def choice_claims(row: Mapping[str, Any]) -> list[Claim]:
     if row["ceiling"] < MOSTLY_ORDER:
         references.append(Reference("a model blind to order", row["ceiling"]))
     subject = f"{row['category']}:"
-    return [_of_row(subject, row, "accuracy", "items", against) for against in references]
+    return [_of_row(subject, row, "accuracy", "items", against, run) for against in references]
 
 
 def understood(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
@@ -661,6 +703,13 @@ def choices_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"{text}; {NOT_DECIDED}: {_list(others)}" if others else text
 
 
+def retrieval_claims(row: Mapping[str, Any], run: int = -1, subject: str = "") -> list[Claim]:
+    """Hold the recall of a row of `retrieve` against chance and, if there is one, the control."""
+    subject = subject or f"{row['split'].replace('_', ' ')}, recall at {row['k']:g}:"
+    references = [Reference(CHANCE, row["recall_null"]), *_control_of(row, "recall", "queries")]
+    return [_of_row(subject, row, "recall", "queries", against, run) for against in references]
+
+
 def retrieval_sentence(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Say how many texts find their image and how many images a text, against chance and control.
 
@@ -674,11 +723,9 @@ def retrieval_sentence(rows: Mapping[str, Mapping[str, Any]]) -> str:
             return ""
         place = "first" if row["k"] == 1 else f"among the first {row['k']:g}"
         subject = f"{noun} {place}:" if not parts else f"{noun}:"
-        references = [Reference(CHANCE, row["recall_null"]), *_control_of(row, "recall", "queries")]
-        claims = [_of_row(subject, row, "recall", "queries", against) for against in references]
-        parts.append(sentence(claims))
+        parts.append(sentence(retrieval_claims(row, subject=subject)))
     text = "; ".join(parts)
-    return text[0].upper() + text[1:]
+    return _capitalized(text)
 
 
 # ---- Attributes ----------------------------------------------------------------------------------
@@ -724,7 +771,7 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
         Whether the words are a generative model's own answers.
     unit : {"%", ""}
     """
-    group, because, needs = _group_of(row)
+    group, because, needs = group_of(row)
     name = SAID.get(group, group) if is_said else group
     probe, low, high = (_number(row, f"probe{end}") for end in ("", "_low", "_high"))
     against = Reference(CHANCE, _number(row, "chance"))
@@ -732,7 +779,7 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
     return Claim(row["attribute"], probe, low, high, against, n, unit, run, name, because, needs)
 
 
-def _group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
+def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
     """Return the group of a row of `attributes`, why it is not decided, and what this needs."""
     n = _number(row, "rows")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import (
@@ -14,7 +14,7 @@ from clipkit.analysis.options import (
     StreamedImages,
     Table,
 )
-from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
+from clipkit.analysis.question import UNDERSTAND, Analysis, Claim, FeatureFile, Input
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import CONTROLS_PANEL, EvalSplit, option
 from clipkit.features.columns import (
@@ -29,9 +29,6 @@ from clipkit.features.columns import (
     VALUES,
     Column,
 )
-
-if TYPE_CHECKING:
-    from clipkit.statistics.claims import Claim
 
 WORDS = Input("WORDS", "Feature file of texts with classes 'attribute: value'.", ("texts",))
 

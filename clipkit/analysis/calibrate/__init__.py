@@ -6,7 +6,7 @@ from typing import Annotated
 
 from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import LogitsFile, Seed
-from clipkit.analysis.question import Analysis, FeatureFile
+from clipkit.analysis.question import Analysis, Claim, FeatureFile
 from clipkit.base.options import EvalSplit, Temperatures, option, parse_temperatures, split_option
 from clipkit.features.columns import (
     ACC1,
@@ -70,14 +70,21 @@ COLUMNS = (
 )
 
 
-def _find(result: FeatureFile) -> list[str]:
-    from clipkit.statistics import claims
+def _claim(result: FeatureFile) -> list[Claim]:
+    from clipkit.statistics.claims import calibration_claim
 
-    errors = {}
-    for row in result.rows():
+    made = []
+    for run, row in enumerate(result.rows()):
         name = f"τ {row['temperature']:.4g}{', fitted' * bool(row['fitted'])}"
-        errors[name] = (row["ece"], row["ece_null975"])
-    return [claims.calibration_sentence(errors)]
+        made.append(calibration_claim(name, row["ece"], row["ece_null975"], run))
+    return made
+
+
+def _find(result: FeatureFile) -> list[str]:
+    from clipkit.analysis.verdicts import claims_of
+    from clipkit.statistics.claims import calibration_sentence
+
+    return [calibration_sentence(claims_of(result))]
 
 
 ANALYSIS = Analysis(
@@ -86,6 +93,7 @@ ANALYSIS = Analysis(
     calibrate,
     columns=COLUMNS,
     layout=Layout(needed="nll", hidden="fitted information ece_null ece_null975 ece_equal_width"),
+    claims=_claim,
     findings=_find,
     needs="temperature fitted ece ece_null975",
     topic="Calibration",

@@ -20,7 +20,7 @@ from clipkit.analysis.options import (
     check_controls,
     pair_controls,
 )
-from clipkit.analysis.question import Analysis, FeatureFile
+from clipkit.analysis.question import Analysis, Claim, FeatureFile
 from clipkit.base.errors import UsageError
 from clipkit.features.columns import (
     CLUSTERS,
@@ -125,6 +125,12 @@ EXPLANATION = (
 )
 
 
+def _claim(result: FeatureFile) -> list[Claim]:
+    from clipkit.statistics.claims import choice_claims
+
+    return [claim for run, row in enumerate(result.rows()) for claim in choice_claims(row, run)]
+
+
 def _find(result: FeatureFile) -> list[str]:
     from clipkit.statistics import claims
 
@@ -145,6 +151,7 @@ ANALYSIS = Analysis(
     choose,
     columns=COLUMNS,
     layout=LAYOUT,
+    claims=_claim,
     findings=_find,
     needs="split category accuracy_low shuffled shuffled95 ceiling",
     topic="Texts",

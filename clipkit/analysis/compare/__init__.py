@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from clipkit.analysis.layout import Columns, Layout, Row, make_cell, number
 from clipkit.analysis.options import TABLE, Cluster, Common, SameRows, Seed
-from clipkit.analysis.question import Analysis, Answer, FeatureFile, Input
+from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
     OUTPUT_PANEL,
@@ -214,6 +214,14 @@ COLUMNS = (
 )
 
 
+def _claim(result: FeatureFile) -> list[Claim]:
+    """Hold a against b in each row that is tested."""
+    from clipkit.statistics.claims import difference_claim
+
+    rows = enumerate(result.rows())
+    return [difference_claim(row, run) for run, row in rows if math.isfinite(row["low"])]
+
+
 def _find(result: FeatureFile) -> list[str]:
     """Say of each pair whether one is more accurate, if the comparison is tested."""
     from clipkit.statistics import claims
@@ -300,6 +308,7 @@ ANALYSIS = Analysis(
     compare,
     columns=COLUMNS,
     layout=LAYOUT,
+    claims=_claim,
     findings=_find,
     needs="a b acc_a acc_b difference low high p rows",
     topic="Comparison",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.analysis.options import LabelledFile, Rows, Splits, read_cut
-from clipkit.analysis.question import Analysis, Answer, FeatureFile, Input
+from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
 from clipkit.features.columns import (
@@ -87,6 +87,18 @@ COLUMNS = (
     RUNNER_UP_SCORE,
 )
 
+
+def _claim(result: FeatureFile) -> list[Claim]:
+    from clipkit.analysis.accuracy import accuracy_claims
+
+    return accuracy_claims(result)
+
+
 ANALYSIS = Analysis(
-    "predict", "Which class does a kept probe give other images?", predict, columns=COLUMNS
+    "predict",
+    "Which class does a kept probe give other images?",
+    predict,
+    columns=COLUMNS,
+    claims=_claim,
+    needs="acc1",
 )

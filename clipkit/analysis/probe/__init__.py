@@ -21,7 +21,7 @@ from clipkit.analysis.options import (
     Seeds,
     Table,
 )
-from clipkit.analysis.question import Analysis, Answer
+from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
@@ -304,11 +304,26 @@ def _mean_of_draws(rows: Sequence[Row], columns: Columns) -> list[Row]:
     return means
 
 
+def _claim(result: FeatureFile) -> list[Claim]:
+    from clipkit.analysis.accuracy import accuracy_claims
+
+    return accuracy_claims(result)
+
+
+def _find(result: FeatureFile) -> list[str]:
+    from clipkit.analysis.accuracy import accuracy_findings
+
+    return accuracy_findings(result)
+
+
 ANALYSIS = Analysis(
     "probe",
     "What can a simple classifier read from the features?",
     probe,
     columns=COLUMNS,
     layout=Layout(needed="draw", arrange=_mean_of_draws),
+    claims=_claim,
+    findings=_find,
+    needs="acc1 acc1_low acc1_high",
     check=_check,
 )

@@ -17,7 +17,7 @@ from clipkit.analysis.options import (
     check_controls,
     pair_controls,
 )
-from clipkit.analysis.question import Analysis, FeatureFile
+from clipkit.analysis.question import Analysis, Claim, FeatureFile
 from clipkit.base.options import ROWS_PANEL, flag, option, parse_counts, split_words
 from clipkit.features.columns import (
     CLUSTERS,
@@ -124,6 +124,12 @@ COLUMNS = (
 )
 
 
+def _claim(result: FeatureFile) -> list[Claim]:
+    from clipkit.statistics.claims import retrieval_claims
+
+    return [claim for run, row in enumerate(result.rows()) for claim in retrieval_claims(row, run)]
+
+
 def _find(result: FeatureFile) -> list[str]:
     from clipkit.analysis.retrieve.retrieval import first_rows
     from clipkit.statistics import claims
@@ -141,6 +147,7 @@ ANALYSIS = Analysis(
         titles={"split": "task"},
         arrange=row_per_measure,
     ),
+    claims=_claim,
     findings=_find,
     needs="split k recall queries recall_null",
     topic="Captions",

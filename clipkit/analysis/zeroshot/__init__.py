@@ -13,7 +13,7 @@ from clipkit.analysis.options import (
     Table,
     read_cut,
 )
-from clipkit.analysis.question import Analysis, Answer
+from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
 from clipkit.features.columns import (
     ACC1,
     ACC1_ANSWERED,
@@ -100,6 +100,25 @@ COLUMNS = (
     RUNNER_UP_SCORE,
 )
 
+
+def _claim(result: FeatureFile) -> list[Claim]:
+    from clipkit.analysis.accuracy import accuracy_claims
+
+    return accuracy_claims(result)
+
+
+def _find(result: FeatureFile) -> list[str]:
+    from clipkit.analysis.accuracy import accuracy_findings
+
+    return accuracy_findings(result)
+
+
 ANALYSIS = Analysis(
-    "zeroshot", "How often is the most similar prompt the right one?", zeroshot, columns=COLUMNS
+    "zeroshot",
+    "How often is the most similar prompt the right one?",
+    zeroshot,
+    columns=COLUMNS,
+    claims=_claim,
+    findings=_find,
+    needs="acc1 acc1_low acc1_high",
 )

@@ -1,0 +1,67 @@
+"""What intervals of accuracies decide: the runs of `probe` and `zeroshot` against chance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from clipkit.analysis import results
+from clipkit.analysis.verdicts import claims_of
+from clipkit.features.model import FeatureFile
+from clipkit.statistics import claims
+from clipkit.statistics.claims import Claim
+
+SETTINGS = ("C", "temperature", "k", "shots", "draw")
+
+
+def accuracy_claims(result: FeatureFile) -> list[Claim]:
+    """Hold the accuracy of each run against chance, which is the share of the largest class.
+
+    Intervals are for as many comparisons as there are runs on a split (Bonferroni), so that the
+    most accurate of them may be named. Without labels, with one class, or with images whose
+    accuracy says nothing (see `results.untestable`), there is no claim.
+    """
+    made: list[Claim] = []
+    if result.run_count > results.MAX_RUNS:
+        return made
+    for name, split in result.splits.items():
+        if split.labels is None or results.untestable(result, name):
+            continue
+        scored, chance = results.scored_runs(result, name), results.chance(split.labels)
+        if chance == 1:
+            continue
+        tried = len(scored.rows)
+        for run, row, predicted in zip(
+            result.numbers_on(name), scored.rows, scored.predicted, strict=True
+        ):
+            settings = ", ".join(results.run_settings(row, SETTINGS)) if tried > 1 else "right"
+            right = predicted == split.labels
+            subject = f"{settings} on {name}:"
+            (claim,) = claims.accuracy_claims(
+                subject, right, chance, None, "", tried, split.cluster
+            )
+            made.append(replace(claim, run=run))
+    return made
+
+
+def accuracy_findings(result: FeatureFile) -> list[str]:
+    """Say of each split how accurate its runs are: the best of several; of draws, how many."""
+    found = claims_of(result)
+    if "draw" in result.runs or not found:
+        return claims.sentences(found)
+    rows = result.rows()
+    of_splits = list(_by_split(result, found))
+    said = []
+    for members in of_splits:
+        limits = [[rows[claim.run][f"acc1_{end}"] for claim in members] for end in ("low", "high")]
+        said.append(claims.best_run_sentence(members, limits))
+    return said
+
+
+def _by_split(result: FeatureFile, found: Sequence[Claim]) -> Iterator[list[Claim]]:
+    """Yield the claims about the runs on each split."""
+    for name in result.splits:
+        numbers = set(result.numbers_on(name))
+        members = [claim for claim in found if claim.run in numbers]
+        if members:
+            yield members
