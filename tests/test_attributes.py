@@ -16,7 +16,7 @@ from clipkit.features import FeatureFile, Split, row_ids
 from clipkit.plots.attributes import draw_attributes
 from clipkit.report.summary import answer
 from clipkit.statistics import metrics
-from clipkit.statistics.claims import FEW_OTHERS, NO_WORDS, REACHED, group_of
+from clipkit.statistics.claims import FEW_OTHERS, NO_CONTROL, NO_WORDS, REACHED, group_of
 
 RNG = np.random.default_rng(0)
 NUMBERS = ("zeroshot", "names", "random", "probe", "control", "reach")
@@ -168,9 +168,10 @@ def test_the_picture_and_the_summary_have_a_band_and_a_fact_for_each_group():
     assert NO_WORDS in [text.get_text() for text in figure.axes[0].texts]
     assert figure.get_suptitle() == f"1 of 1 attribute {NO_WORDS}"
     facts = {fact.name.lower(): fact.text for fact in answer(result)}
-    assert facts == {"attributes": f"1 of 1 attribute {NO_WORDS}.", NO_WORDS: "class"}
-    without = recalls.measure(world_of(y), words_for(3))
-    assert answer(without) == []
+    said = {"attributes": f"1 of 1 attribute {NO_WORDS}.", NO_WORDS: f"class ({FEW_OTHERS})"}
+    assert facts == said
+    without = answer(recalls.measure(world_of(y), words_for(3)))
+    assert without[1].text == f"class ({NO_CONTROL})"
 
 
 @pytest.mark.long

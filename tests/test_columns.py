@@ -18,10 +18,10 @@ from shell import fails, ok
 from sklearn.metrics import accuracy_score, recall_score
 
 from clipkit import analysis
-from clipkit.analysis.question import of_command
 from clipkit.analysis.relabeling import use_groups
 from clipkit.analysis.results import NONE
 from clipkit.analysis.zeroshot import classification
+from clipkit.base.views import of_command
 from clipkit.features import FeatureFile, Split, read
 from clipkit.features import columns as records
 from clipkit.features.columns import (

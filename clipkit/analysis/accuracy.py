@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from clipkit.analysis import results
@@ -24,8 +23,9 @@ def accuracy_claims(result: FeatureFile) -> list[Claim]:
     made: list[Claim] = []
     if result.run_count > results.MAX_RUNS:
         return made
-    for name, split in result.splits.items():
-        if split.labels is None or results.untestable(result, name):
+    for name in dict.fromkeys(result.split_of_runs):
+        split = result.splits.get(name)
+        if split is None or split.labels is None or results.untestable(result, name):
             continue
         scored, chance = results.scored_runs(result, name), results.chance(split.labels)
         if chance == 1:
@@ -49,19 +49,12 @@ def accuracy_findings(result: FeatureFile) -> list[str]:
     found = claims_of(result)
     if "draw" in result.runs or not found:
         return claims.sentences(found)
-    rows = result.rows()
-    of_splits = list(_by_split(result, found))
+    rows, names = result.rows(), result.split_of_runs
+    of_splits: dict[str, list[Claim]] = {}
+    for claim in found:
+        of_splits.setdefault(names[claim.run], []).append(claim)
     said = []
-    for members in of_splits:
+    for members in of_splits.values():
         limits = [[rows[claim.run][f"acc1_{end}"] for claim in members] for end in ("low", "high")]
         said.append(claims.best_run_sentence(members, limits))
     return said
-
-
-def _by_split(result: FeatureFile, found: Sequence[Claim]) -> Iterator[list[Claim]]:
-    """Yield the claims about the runs on each split."""
-    for name in result.splits:
-        numbers = set(result.numbers_on(name))
-        members = [claim for claim in found if claim.run in numbers]
-        if members:
-            yield members

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from clipkit.analysis.layout import DEFAULT, Layout
-from clipkit.analysis.question import of_command
+from clipkit.analysis.question import Analysis
 from clipkit.analysis.results import Row, chance, columns_of, newest_entry
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError, unknown
+from clipkit.base.views import of_command
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile, known_columns
@@ -31,7 +32,7 @@ def rows_for_people(result: FeatureFile, rows: Rows | None = None) -> Rows:
 
 def _layout(result: FeatureFile) -> Layout:
     """Return how a result is shown; another program's result has the layout of no question."""
-    question = of_command(str(newest_entry(result)["command"]))
+    question: Analysis | None = of_command(str(newest_entry(result)["command"]))
     if question is None or not question.layout.fits([*result.runs]):
         return DEFAULT
     return question.layout

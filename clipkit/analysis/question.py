@@ -24,7 +24,6 @@ from clipkit.base.options import (
     metadata_of,
     parameters_of,
 )
-from clipkit.base.views import QUESTIONS
 
 if TYPE_CHECKING:
     from clipkit.features.columns import Column
@@ -197,6 +196,8 @@ class Analysis:
         if not isinstance(answer, Answer):
             answer = Answer(answer)
         if answer.result is not None:
+            from clipkit.analysis.verdicts import keep_claims
+
             keep_claims(answer.result)
         return answer  # type: ignore[no-any-return]
 
@@ -300,25 +301,3 @@ class Analysis:
                 )
         lines += ["", "Returns", "-------", "FeatureFile", f"{INDENT}{RETURNED}"]
         return "\n".join(lines)
-
-
-def of_command(command: str) -> Analysis | None:
-    """Return the record of what made a result, by the command in its history; None without one."""
-    if command in QUESTIONS:
-        found: Analysis = QUESTIONS[command]()
-        return found
-    for find in QUESTIONS.values():
-        for record in find().also:
-            if record.name == command:
-                return record  # type: ignore[no-any-return]
-    return None
-
-
-def keep_claims(result: FeatureFile) -> None:
-    """Store in a result what its question claims of it."""
-    from clipkit.analysis.results import newest_entry
-    from clipkit.analysis.verdicts import keep
-
-    question = of_command(str(newest_entry(result)["command"]))
-    if question is not None:
-        keep(result, question.claims(result))

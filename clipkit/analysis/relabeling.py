@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
+from clipkit.analysis.verdicts import keep_claims
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute, read_attribute
@@ -202,7 +203,9 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
     if not file.is_result:
         return grouped
     # what a probe fitted are the earlier classes
-    return replace(as_result(grouped), runs=_scored_again(grouped))
+    scored = replace(as_result(grouped), runs=_scored_again(grouped))
+    keep_claims(scored)
+    return scored
 
 
 def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.analysis.question import of_command
 from clipkit.analysis.results import columns_of, newest_entry
 from clipkit.base.errors import ClipkitError
+from clipkit.base.views import of_command
 from clipkit.features.columns import BECAUSE, NEEDS, VERDICT
 from clipkit.features.model import CLAIM_FIELDS, FeatureFile
 from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
@@ -61,6 +61,11 @@ def claims_of(result: FeatureFile) -> list[Claim]:
         against = Reference(row.pop("against"), row.pop("against_value"))
         found.append(Claim(n=row.pop("rows"), against=against, **row))
     return found
+
+
+def keep_claims(result: FeatureFile) -> None:
+    """Store in a result what its question claims of it."""
+    keep(result, _made_now(result))
 
 
 def _made_now(result: FeatureFile) -> list[Claim]:
@@ -120,6 +125,9 @@ def with_claims(rows: Sequence[Mapping[str, Any]], result: FeatureFile) -> Seque
     found = [{**row, "claims": []} for row in rows]
     for claim in rows_of(result):
         run = claim.pop("run")
+        for name, value in claim.items():
+            if isinstance(value, float):
+                claim[name] = None if math.isnan(value) else float(f"{value:.8g}")
         if run >= 0:
             found[run]["claims"].append(claim)
     return found

@@ -290,8 +290,6 @@ def _rounded(value: Any) -> Any:
     >>> _rounded(0.39599999999999996), _rounded(float("nan")), _rounded("a")
     (0.396, None, 'a')
     """
-    if isinstance(value, list):  # of objects, in JSON
-        return [{name: _rounded(part) for name, part in one.items()} for one in value]
     if not isinstance(value, float):
         return value
     if math.isnan(value):

@@ -12,3 +12,14 @@ from typing import Any
 VIEWS: dict[str, Callable[[Any], str | None]] = {}
 # By the command of a question: what returns its record, an `Analysis`
 QUESTIONS: dict[str, Callable[[], Any]] = {}
+
+
+def of_command(command: str) -> Any:
+    """Return the `Analysis` of what made a result, by the command in its history; or else None."""
+    if command in QUESTIONS:
+        return QUESTIONS[command]()
+    for make in QUESTIONS.values():
+        for record in make().also:
+            if record.name == command:
+                return record
+    return None

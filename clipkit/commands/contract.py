@@ -462,8 +462,10 @@ def _machine_problems(result: FeatureFile) -> Iterator[str]:
     lines = {
         "tsv": [line.split("\t") for line in printed(result, "tsv").split("\n")[:-1]],
         "csv": list(csv.reader(io.StringIO(printed(result, "csv")))),
-        "json": [names, *map(list, json.loads(printed(result, "json")))],
+        "json": [names],
     }
+    for row in json.loads(printed(result, "json")):
+        lines["json"].append([name for name in row if name != "claims"])
     for format, (header, *others) in lines.items():
         widths = {len(cells) for cells in others}
         if header != names or len(others) != len(rows) or widths != {len(names)}:
@@ -559,7 +561,7 @@ def _paths(trial: Trial) -> dict[str, Any]:
 
 def _names_of_files(trial: Trial) -> set[str]:
     """Return the columns that may name a file, which has no name in memory."""
-    return {name for name in trial.known if trial.known[name].unit is TEXT}
+    return {"claims", *(name for name in trial.known if trial.known[name].unit is TEXT)}
 
 
 def _command_rows(trial: Trial, paths: Mapping[str, Any], piped: bytes = b"") -> list[Row]:

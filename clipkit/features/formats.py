@@ -524,4 +524,10 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
     if not scored:
         known = sorted({*file.split_of_runs} - {""})
         raise unknown(f"split of {file.display_name}", split, known)
-    return replace(file, runs={name: values[scored] for name, values in file.runs.items()})
+    runs = {name: values[scored] for name, values in file.runs.items()}
+    claims = {}
+    if file.claims:
+        kept = np.isin(file.claims["run"], scored)
+        claims = {name: values[kept] for name, values in file.claims.items()}
+        claims["run"] = np.searchsorted(scored, claims["run"])
+    return replace(file, runs=runs, claims=claims if len(claims.get("run", ())) else {})

@@ -15,13 +15,13 @@ import numpy as np
 
 from clipkit import features
 from clipkit.analysis import find, for_people, results
-from clipkit.analysis.question import of_command
 from clipkit.base import console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
+from clipkit.base.views import of_command
 from clipkit.features.arguments import FilePath, Several, as_list
 from clipkit.features.columns import NOTHING, all_columns
 from clipkit.features.compatibility import origin

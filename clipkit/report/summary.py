@@ -9,13 +9,13 @@ import numpy as np
 from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
-from clipkit.analysis.question import of_command
 from clipkit.analysis.results import Predictions, Row
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.base.tables import format_p
+from clipkit.base.views import of_command
 from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact

@@ -215,9 +215,11 @@ COLUMNS = (
 
 
 def _claim(result: FeatureFile) -> list[Claim]:
-    """Hold a against b in each row that is tested."""
+    """Hold a against b in each row that is tested; one result alone is held against nothing."""
     from clipkit.statistics.claims import difference_claim
 
+    if "b" not in result.runs:
+        return []
     rows = enumerate(result.rows())
     return [difference_claim(row, run) for run, row in rows if math.isfinite(row["low"])]
 
