@@ -138,39 +138,32 @@ def test_lists_that_make_no_columns_are_refused(tmp_path, monkeypatch, lines, me
         read_annotations(read(saved(tmp_path)), str(tmp_path / "table.jsonl"))
 
 
-LEADING = "by their file names"
 PANDAS = ",filename,size\n" + "".join(f"{row},{row}.png,{'ab'[row % 2]}\n" for row in range(6))
 SIZES = [{"id": f"{row}.png", "size": "ab"[row % 2]} for row in range(6)]
 
 
 @pytest.mark.parametrize(
-    ("ending", "text", "note"),
+    ("ending", "text"),
     [
-        ("csv", PANDAS, ""),
-        ("csv", PANDAS.replace(",", ";"), ""),
-        ("txt", PANDAS.replace(",", "\t"), ""),
-        ("tsv", ("\ufeff" + PANDAS).replace(",", "\t").replace("\n", "\r\n") + "\n\n", ""),
-        ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png"), LEADING),
-        ("csv", re.sub("(.[.]png)", r"./photos/all/\1", PANDAS), LEADING),
-        ("csv", PANDAS.replace("filename", "Image").replace(".png", ""), "without endings"),
-        ("csv", PANDAS.replace("filename", "file_name"), ""),
-        (
-            "csv",
-            PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0."),
-            LEADING + " without endings",
-        ),
-        ("csv", re.sub("^[0-9]*,", "", PANDAS, flags=re.M), ""),
-        ("csv", re.sub("^[0-9]+,", "", PANDAS, flags=re.M).replace(",filename", ""), ""),
-        ("jsonl", "\n".join(map(json.dumps, SIZES)), ""),
+        ("csv", PANDAS),
+        ("csv", PANDAS.replace(",", ";")),
+        ("txt", PANDAS.replace(",", "\t")),
+        ("tsv", ("\ufeff" + PANDAS).replace(",", "\t").replace("\n", "\r\n") + "\n\n"),
+        ("csv", PANDAS.replace(",filename", ",path").replace(",0.png", ",a/0.png")),
+        ("csv", re.sub("(.[.]png)", r"./photos/all/\1", PANDAS)),
+        ("csv", PANDAS.replace("filename", "Image").replace(".png", "")),
+        ("csv", PANDAS.replace("filename", "file_name")),
+        ("csv", PANDAS.replace(".png", ".jpg").replace(",0.", ",/b/0.")),
+        ("csv", re.sub("^[0-9]*,", "", PANDAS, flags=re.M)),
+        ("csv", re.sub("^[0-9]+,", "", PANDAS, flags=re.M).replace(",filename", "")),
+        ("jsonl", "\n".join(map(json.dumps, SIZES))),
     ],
 )
-def test_a_table_is_read_as_people_write_it(tmp_path, ending, text, note, capsys):
+def test_a_table_is_read_as_people_write_it(tmp_path, ending, text, capsys):
     file = read(saved(tmp_path))
     (size,) = read_attribute(file, str(table(tmp_path, text, ending))).attributes
     assert (size.name, size.values, size.codes["test"].tolist()) == ("size", ["a", "b"], [0, 1] * 3)
-    notes = capsys.readouterr().err
-    assert notes.strip().endswith(note)
-    assert bool(notes) == bool(note)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_table_in_parquet_is_read_without_its_pictures(tmp_path):
@@ -195,7 +188,7 @@ def test_leading_folders_are_left_out_where_names_alone_are_not_unique(tmp_path,
     (tame,) = read_attribute(numbered(*ids), str(path)).attributes
     assert (tame.values, tame.codes["all"].tolist()) == (["0", "1"], [0, 1] * 3)
     notes = capsys.readouterr().err
-    assert "matched 6 of 6 ids of the file without leading folders" in notes
+    assert "matched" not in notes  # all were
     assert "1 line without an image in" in notes
 
 

@@ -136,7 +136,7 @@ def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(
     text = summary(a)
     assert "right by probe, the most accurate of 2 runs on test (optimistic): above chance" in text
     assert "Lowest class" in text
-    assert "There is no untrained control of it." in text
+    assert text.count("There is no untrained control.") == 1
     assert "The control's run is the most accurate of its runs, too." in summary(a, u)
 
 
@@ -352,9 +352,6 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     captions = re.findall("<figcaption>(.+)", as_html(page))
     titles = [caption.split(".")[0] for caption in captions]
     assert titles == ["1 of 1 attribute not decided", "other"]
-        "1 of 1 attribute not decided",
-        "other",
-    ]
     tables_of_page = (block for block in page.blocks if isinstance(block, Table))
     (table,) = (table for table in tables_of_page if "probe %" in table.header)
     shown = dict(zip(table.header, table.rows[0], strict=True))

@@ -201,7 +201,7 @@ def test_each_command_finds_ids_in_four_spellings(made, tmp_path, monkeypatch, l
     for name in ("img.h5", "logits.h5", "zs-test.h5"):
         (tmp_path / name).symlink_to(made / name)
     outputs = set()
-    for rule, spell in SPELLINGS.items():
+    for spell in SPELLINGS.values():
         ids = list(map(spell, IDS))
         write_table(tmp_path / "t.csv", ids)
         write_items(tmp_path / "items.csv", ids)
@@ -209,9 +209,7 @@ def test_each_command_finds_ids_in_four_spellings(made, tmp_path, monkeypatch, l
         features.write("other.h5", make_images(3, train=ids[:TRAIN], test=ids[TRAIN:]), force=True)
         run = ok(*shlex.split(line))
         outputs.add(run.stdout)
-        notes = [note for note in run.stderr.splitlines() if "clipkit: matched" in note]
-        assert len(notes) == bool(rule), run.stderr
-        assert not rule or notes[0].endswith(rule)
+        assert "matched" not in run.stderr  # all were
     assert len(outputs) == 1
 
 

@@ -310,9 +310,9 @@ class Rows:
 def match(rows: Rows, others: Rows, partner: str, *, common: bool, hint: str = "") -> Int64:
     """Return the place (N,) of each row's partner among others, by their ids; -1 for none.
 
-    A note says which rule matched ids that are not equal. Rows without a partner are left out with
-    a note, or refused unless `common`. If there is no partner at all, that is an error. `hint` says
-    what else to do about it than `--common`.
+    If some have none, a note says which rule matched ids that are not equal. Rows without a partner
+    are left out with a note, or refused unless `common`. If there is no partner at all, that is an
+    error. `hint` says what else to do about it than `--common`.
     """
     found = find_ids(rows.ids, others.ids)
     note_rule(rows, found)
@@ -321,9 +321,9 @@ def match(rows: Rows, others: Rows, partner: str, *, common: bool, hint: str = "
 
 
 def note_rule(rows: Rows, found: Found) -> None:
-    """Note how ids were found if they are not equal."""
-    if found.rule:
-        count = np.count_nonzero(found.places >= 0)
+    """Note how ids were found if they are not equal, and some were not."""
+    count = np.count_nonzero(found.places >= 0)
+    if found.rule and count < len(rows.ids):
         console.note(f"matched {count:,} of {len(rows.ids):,} ids of {rows.where} {found.rule}")
 
 

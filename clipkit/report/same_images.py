@@ -38,6 +38,7 @@ from clipkit.report.markdown import (
 from clipkit.report.steps import newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
 from clipkit.statistics import metrics
+from clipkit.statistics.claims import MAKE_CONTROL, NO_CONTROL
 
 MOST_RUNS = 100  # of a file in a table
 NUMBERED = (
@@ -464,7 +465,9 @@ def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
             found = provenance(scored.file)
             by_source.setdefault((found.model, found.dataset), []).append((scored, group))
     facts: list[Fact] = []
+    has_control = False
     for source, candidates in by_source.items():
+        has_control |= any(len(group.trained) < len(group.results) for _, group in candidates)
         title = _title(source, [*by_source])
         scored, group = min(candidates, key=_rank)
         # of several runs, the most accurate
@@ -478,6 +481,8 @@ def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
         facts.append(replace(fact, name=title))
         if len(facts) == 1 and not scored.untestable:
             facts += summary.lowest_class(predictions, scored.name)
+    if facts and not has_control:
+        facts.append(Fact("Control", f"{NO_CONTROL[0].upper()}{NO_CONTROL[1:]}. {MAKE_CONTROL}."))
     return facts
 
 
@@ -502,7 +507,7 @@ def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictio
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs on {scored.split} (optimistic)"
         means = f"{means}, the most accurate of {runs}"
-    missing = "There is no untrained control of it."
+    missing = ""
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
     why = escape(scored.untestable)

@@ -31,7 +31,7 @@ def found(
     scored: Predictions,
     controls: Sequence[Predictions],
     source: str,
-    missing: str = "There is no untrained control of it.",
+    missing: str = "",
     untestable: str = "",
     tried: int = 1,
 ) -> Fact:

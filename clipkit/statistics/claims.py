@@ -29,6 +29,7 @@ MISCALIBRATED = "miscalibrated"
 CHANCE, CONTROL = "chance", "the untrained control"
 NO_INTERVAL = "it has no interval"
 NO_CONTROL = "there is no untrained control"
+MAKE_CONTROL = "Embed the same images with --untrained 0 to make one"
 FEW_OTHERS = "there are fewer than 20 other words"
 NAMED = 3  # things that a sentence names; of more, it has the number
 LEVEL = 0.05  # of two-sided tests: a wrong claim in one direction has half of it
@@ -451,26 +452,27 @@ def verdict_of_b(row: Mapping[str, Any]) -> str:
     return decide(-high, -low, 0, 0)
 
 
-def leaderboard_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Say what decides between the first row of a leaderboard and the others; "" for one row.
+def leaderboard_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Name the results that are above and below the first of a leaderboard; "" for one row.
 
     The rows are those of `leaderboard.leaderboard`.
+
+    >>> rows = [{"result": name, "rows": 600, "verdict": word} for name, word in [
+    ...     ("a", ""), ("b", BELOW), ("c", NOT_DECIDED)]]
+    >>> leaderboard_sentence(rows)
+    'On the same 600 rows: b is below a; c is not decided against a'
     """
     if len(rows) < 2:
         return ""
-    first, n = rows[0]["result"], int(rows[0]["rows"])
-    p = "p is McNemar's"
-    if "clusters" in rows[0]:
-        p = f"p changes the signs of {int(rows[0]['clusters']):,} clusters of these rows"
-    tested = sum(math.isfinite(row["p_holm"]) for row in rows)
-    if tested > 1:
-        p += f", corrected for {tested} comparisons by Holm's method"
-    return (
-        f"A result is {ABOVE} or {BELOW} {first} if the paired 95 % interval of the difference on "
-        f"the same {_count(n, 'row')} excludes 0 and p is below {LEVEL}; otherwise, this is "
-        f"{NOT_DECIDED}. Whether the intervals of two accuracies overlap decides nothing. {p}. "
-        "Intervals are over test images, but not over training images or seeds."
-    )
+    first = rows[0]["result"]
+    parts = []
+    for verdict in (ABOVE, BELOW, NOT_DECIDED):
+        names = [row["result"] for row in rows[1:] if row["verdict"] == verdict]
+        if names:
+            verb = "is" if len(names) == 1 else "are"
+            how = f"{verdict} against" if verdict == NOT_DECIDED else verdict
+            parts.append(f"{_list(names)} {verb} {how} {first}")
+    return f"On the same {_count(int(rows[0]['rows']), 'row')}: {'; '.join(parts)}"
 
 
 def difference_claim(row: Mapping[str, Any], run: int) -> Claim:
@@ -868,6 +870,8 @@ def attribute_sentences(claims: Sequence[Claim]) -> list[str]:
         parts = []
         for because, names in of_reason.items():
             reason = because
+            if because == NO_CONTROL:
+                reason += f"; {MAKE_CONTROL[0].lower()}{MAKE_CONTROL[1:]}"
             if not math.isnan(needed[because]):
                 reason += f"; {needed[because]:,.0f} images"
             parts.append(", ".join(names) + (f" ({reason})" if reason else ""))

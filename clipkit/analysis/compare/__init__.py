@@ -238,7 +238,7 @@ def _find_of_leaderboard(result: FeatureFile) -> list[str]:
     from clipkit.statistics import claims
 
     notes = [f"{describe_caveat(caveat)}." for caveat in caveats(result)]
-    return [claims.leaderboard_note(result.rows()), *notes]
+    return [claims.leaderboard_sentence(result.rows()), *notes]
 
 
 def _arrange(rows: Sequence[Row], columns: Columns) -> list[Row]:
