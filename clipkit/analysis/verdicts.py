@@ -18,7 +18,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.views import of_command
 from clipkit.features.columns import BECAUSE, NEEDS, VERDICT
 from clipkit.features.model import CLAIM_FIELDS, FeatureFile
-from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
+from clipkit.statistics.claims import ABOVE, BELOW, INCLUDES, Claim, Reference
 
 COLUMNS = (VERDICT.name, BECAUSE.name, NEEDS.name)
 TYPES = {"S": np.str_, "<i8": np.int64, "<f8": np.float64}
@@ -111,7 +111,7 @@ def _verdict(claim: Claim) -> str:
     >>> _verdict(Claim("right", 0.51, 0.47, 0.55, Reference("chance", 0.5), 600))
     'not decided against chance'
     """
-    if claim.verdict == NOT_DECIDED and claim.against.name:
+    if claim.because == INCLUDES.format(claim.against.name):
         return f"{claim.verdict} against {claim.against.name}"
     if claim.verdict in (ABOVE, BELOW):
         return f"{claim.verdict} {claim.against.name}"

@@ -27,6 +27,7 @@ from clipkit.statistics.power import rows_needed
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
 MISCALIBRATED = "miscalibrated"
 CHANCE, CONTROL = "chance", "the untrained control"
+INCLUDES = "the interval includes {}"
 NO_INTERVAL = "it has no interval"
 NO_CONTROL = "there is no untrained control"
 MAKE_CONTROL = "Embed the same images with --untrained 0 to make one"
@@ -123,7 +124,7 @@ class Claim:
             return verdict, NO_INTERVAL, math.nan
         against = 0.0 if paired is not None else self.against.value
         needs = rows_needed(*measured, against, self.n, bottom, top)
-        return verdict, f"the interval includes {self.against.name}", needs
+        return verdict, INCLUDES.format(self.against.name), needs
 
     def held_against(self, against: Reference) -> Claim:
         """Return the same number held against something else."""
