@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.features.model import Int64
+from clipkit.features.model import Floats, Int64
 from clipkit.statistics import metrics
+from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import rows_needed
 
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
@@ -140,7 +141,8 @@ def sentence(claims: Sequence[Claim], decimals: int = 1) -> str:
     """Say a number and what it is held against, by each of several claims about it."""
     first = claims[0]
     value = _format(first.value, first.unit, decimals)
-    return f"{first.subject} {value} of {first.n:,}, {relations(claims, decimals)}"
+    rows = f"of {first.n:,}" if first.unit == "%" else f"on {_count(first.n, 'row')}"
+    return f"{first.subject} {value} {rows}, {relations(claims, decimals)}"
 
 
 def relations(claims: Sequence[Claim], decimals: int = 1) -> str:
@@ -840,3 +842,45 @@ def attributes_sentence(claims: Sequence[Claim]) -> str:
         noun = "" if parts else f" of {_count(len(claims), 'attribute')}"
         parts.append(f"{len(members)}{noun} {name}")
     return "; ".join(parts)
+
+
+# ---- Clusters and neighbours ---------------------------------------------------------------------
+
+ROUNDING = 1e-12  # difference of equal numbers
+
+
+def by_permutations(claim: Claim, p: float, needs: float = math.nan) -> Claim:
+    """Decide a claim by the one-sided p of a permutation test, in the place of its interval.
+
+    The number is above its null if p is at most half of LEVEL.
+
+    >>> claim = Claim("x:", 0.04, math.nan, math.nan, Reference(CHANCE, 0.01), 600)
+    >>> by_permutations(claim, 0.2).because
+    '20 % of permutations reach it'
+    """
+    if p <= LEVEL / 2:
+        return replace(claim, verdict=ABOVE, because="", needs=math.nan)
+    because = f"{_format(p, '%', 0)} of permutations reach it"
+    return replace(claim, verdict=NOT_DECIDED, because=because, needs=needs)
+
+
+def of_draws(
+    subject: str,
+    value: float,
+    chance: float,
+    drawn: Floats,
+    n: int,
+    unit: str = "%",
+    run: int = -1,
+) -> Claim:
+    """Hold a number against chance, by its values in permutations (R,).
+
+    >>> of_draws("x:", 0.3, 0.1, np.linspace(0, 0.2, 199), 600).verdict
+    'above'
+    """
+    bottom, top = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+    needs = math.nan
+    if value > chance:
+        needs = rows_needed(value, value - (top - chance), value + (chance - bottom), chance, n)
+    claim = Claim(subject, value, math.nan, math.nan, Reference(CHANCE, chance), n, unit, run)
+    return by_permutations(claim, p_of(drawn, value, ROUNDING), needs)
