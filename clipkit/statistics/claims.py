@@ -884,3 +884,13 @@ def of_draws(
         needs = rows_needed(value, value - (top - chance), value + (chance - bottom), chance, n)
     claim = Claim(subject, value, math.nan, math.nan, Reference(CHANCE, chance), n, unit, run)
     return by_permutations(claim, p_of(drawn, value, ROUNDING), needs)
+
+
+def alignment_claim(row: Mapping[str, Any], run: int) -> Claim:
+    """Hold a row of `align` against its null; of clusters, each is one row."""
+    against = Reference(CHANCE, row["similarity_null"])
+    n = int(row.get("clusters", row["rows"]))
+    unit = "%" if row["measure"] == "mutual_knn" else ""
+    subject = f"{row['measure']} of {row['a']} and {row['b']}:"
+    claim = Claim(subject, row["similarity"], math.nan, math.nan, against, n, unit, run)
+    return by_permutations(claim, row["p"])
