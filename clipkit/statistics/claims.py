@@ -846,6 +846,7 @@ def attributes_sentence(claims: Sequence[Claim]) -> str:
 
 # ---- Clusters and neighbours ---------------------------------------------------------------------
 
+OTHER_IMAGES = "the other images"
 ROUNDING = 1e-12  # difference of equal numbers
 
 
@@ -894,3 +895,46 @@ def alignment_claim(row: Mapping[str, Any], run: int) -> Claim:
     subject = f"{row['measure']} of {row['a']} and {row['b']}:"
     claim = Claim(subject, row["similarity"], math.nan, math.nan, against, n, unit, run)
     return by_permutations(claim, row["p"])
+
+
+def description_claims(row: Mapping[str, Any], run: int) -> list[Claim]:
+    """Hold t of a row of `describe` against the other images and, if it differs, the control.
+
+    Many prompts and groups were tried, so t has an interval of `t_null95` to each side, and the
+    difference to the control's t one of the root of the sum of squares of both.
+    """
+    t, null95, n = row["t"], row["t_null95"], int(row["rows"])
+    others = Reference(OTHER_IMAGES, 0.0)
+    needs = rows_needed(t, t - null95, t + null95, 0.0, n)
+    subject = f"{row['group']}, {row['prompt']}: t"
+    claim = Claim(subject, t, math.nan, math.nan, others, n, "", run)
+    if row.get("untested"):
+        return [replace(claim, because=row["untested"])]
+    claim = by_permutations(claim, row["p_adjusted"], needs)
+    if claim.verdict == NOT_DECIDED:
+        return [claim]
+    claims = [replace(claim, verdict=ABOVE if t > 0 else BELOW)]
+    of_control = _number(row, "t_control")
+    if not math.isnan(of_control):
+        half = math.sqrt(2) * null95
+        lowest = np.fmin(of_control, _number(row, "t_control_low"))
+        highest = np.fmax(of_control, _number(row, "t_control_high"))
+        ends = float(t - highest - half), float(t - lowest + half)
+        control = Reference(CONTROL, of_control, paired=ends)
+        claims.append(Claim(subject, t, math.nan, math.nan, control, n, "", run))
+    return claims
+
+
+def description_sentences(rows: Sequence[Mapping[str, Any]], claims: Sequence[Claim]) -> list[str]:
+    """Say of each group of `describe` in which prompt it differs most; of many, count them."""
+    of_groups: dict[str, list[Claim]] = {}
+    for claim in claims:
+        of_group = of_groups.setdefault(rows[claim.run]["group"], [])
+        if not of_group or of_group[0].run == claim.run:  # the first prompt has the largest |t|
+            of_group.append(claim)
+    if len(of_groups) <= NAMED:
+        return [sentence(of_group) for of_group in of_groups.values()]
+    open_at = [name for name, found in of_groups.items() if found[0].verdict == NOT_DECIDED]
+    count = len(of_groups) - len(open_at)
+    text = f"{count} of {len(of_groups)} groups differ from {OTHER_IMAGES} in a prompt"
+    return [f"{text}; {NOT_DECIDED}: {_list(open_at)}" if open_at else text]
