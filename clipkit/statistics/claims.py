@@ -900,8 +900,8 @@ def alignment_claim(row: Mapping[str, Any], run: int) -> Claim:
 def description_claims(row: Mapping[str, Any], run: int) -> list[Claim]:
     """Hold t of a row of `describe` against the other images and, if it differs, the control.
 
-    Many prompts and groups were tried, so t has an interval of `t_null95` to each side, and the
-    difference to the control's t one of the root of the sum of squares of both.
+    Many prompts and groups were tried, so the interval of the difference to the control's t is
+    `t_null95` standard errors to each side. The variance of t is 1 + t² / 2n.
     """
     t, null95, n = row["t"], row["t_null95"], int(row["rows"])
     others = Reference(OTHER_IMAGES, 0.0)
@@ -916,7 +916,7 @@ def description_claims(row: Mapping[str, Any], run: int) -> list[Claim]:
     claims = [replace(claim, verdict=ABOVE if t > 0 else BELOW)]
     of_control = _number(row, "t_control")
     if not math.isnan(of_control):
-        half = math.sqrt(2) * null95
+        half = null95 * math.sqrt(2 + (t**2 + of_control**2) / (2 * n))
         lowest = np.fmin(of_control, _number(row, "t_control_low"))
         highest = np.fmax(of_control, _number(row, "t_control_high"))
         ends = float(t - highest - half), float(t - lowest + half)

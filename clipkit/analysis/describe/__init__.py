@@ -64,8 +64,7 @@ def describe(
     `difference` is the mean cosine of a group minus the mean of all other images. `t` is the
     difference in standard errors. `p_adjusted` accounts for all prompts and groups that were tried;
     it is empty for clusters, which are made from the images. It is at most 0.05 above `t_null95`,
-    and at least `p_min`. The verdict asks for 0.025, and for a t that differs from the control's by
-    1.4 `t_null95`.
+    and at least `p_min`. The verdict asks for 0.025, and for a t that differs from the control's.
 
     Example: clipkit describe logits.h5 --result zeroshot.h5
     """
