@@ -32,7 +32,7 @@ def cluster(
 
     `ari` and `ami` are 1 if clusters are classes, and 0 on average for permuted labels, with the
     standard deviations `ari_sd` and `ami_sd`. `purity_chance` and `nmi_chance` are what permuted
-    labels give. The verdict holds `ari` against 300 permutations.
+    labels give. The verdict holds `ari` against 150 permutations.
 
     Example: clipkit cluster img.h5
     """
