@@ -49,21 +49,18 @@ def rows_of(result: FeatureFile) -> list[dict[str, Any]]:
     return [dict(zip(result.claims, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def held_by(result: FeatureFile) -> list[Claim]:
-    """Return the claims that a result holds."""
-    found = []
-    for row in rows_of(result):
-        against = Reference(row.pop("against"), row.pop("against_value"))
-        found.append(Claim(n=row.pop("rows"), against=against, **row))
-    return found
-
-
 def claims_of(result: FeatureFile) -> list[Claim]:
     """Return the claims that a result holds, or else what its question claims of it.
 
     Another program's result holds none, and may lack the columns.
     """
-    return held_by(result) or _made_now(result)
+    if not result.claims:
+        return _made_now(result)
+    found = []
+    for row in rows_of(result):
+        against = Reference(row.pop("against"), row.pop("against_value"))
+        found.append(Claim(n=row.pop("rows"), against=against, **row))
+    return found
 
 
 def _made_now(result: FeatureFile) -> list[Claim]:

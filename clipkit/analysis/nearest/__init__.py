@@ -73,9 +73,9 @@ COLUMNS = (
 
 def _claim(result: FeatureFile) -> list[Claim]:
     """Return what the search claimed: it knows the classes of all rows."""
-    from clipkit.analysis.verdicts import held_by
+    from clipkit.analysis.verdicts import claims_of
 
-    return held_by(result)
+    return claims_of(result) if result.claims else []
 
 
 ANALYSIS = Analysis(
