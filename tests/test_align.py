@@ -465,7 +465,7 @@ def test_the_verdict_holds_each_similarity_against_permuted_rows(
     assert [row["verdict"] for row in found] == [verdict, verdict]
     assert all(because in row["because"] for row in found)
     table = ok("align", *names, "-k", K, "--format", "table").stderr
-    assert "Mutual_knn of a and b: " in table
+    assert "Agreement of a and b by mutual_knn: " in table
     assert f"of 48, {verdict} (14.9 %)" in table
 
 

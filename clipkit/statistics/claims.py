@@ -892,7 +892,7 @@ def alignment_claim(row: Mapping[str, Any], run: int) -> Claim:
     against = Reference(CHANCE, row["similarity_null"])
     n = int(row.get("clusters", row["rows"]))
     unit = "%" if row["measure"] == "mutual_knn" else ""
-    subject = f"{row['measure']} of {row['a']} and {row['b']}:"
+    subject = f"agreement of {row['a']} and {row['b']} by {row['measure']}:"
     claim = Claim(subject, row["similarity"], math.nan, math.nan, against, n, unit, run)
     return by_permutations(claim, row["p"])
 
