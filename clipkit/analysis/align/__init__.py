@@ -113,5 +113,6 @@ ANALYSIS = Analysis(
     columns=COLUMNS,
     needs="measure a b rows similarity similarity_null p",
     claims=_claim,
+    topic="Models",
     explanation=EXPLANATION,
 )

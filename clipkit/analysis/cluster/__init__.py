@@ -78,4 +78,5 @@ ANALYSIS = Analysis(
     columns=COLUMNS,
     needs="split k ari",
     claims=_claim,
+    topic="Clusters",
 )

@@ -142,6 +142,7 @@ ANALYSIS = Analysis(
     needs="group prompt rows t t_null95 p_adjusted",
     claims=_claim,
     findings=_find,
+    topic="Groups",
     panel=UNDERSTAND,
     explanation=EXPLANATION,
 )
