@@ -8,7 +8,7 @@ from scipy.stats import ortho_group, skew
 from shell import fails, ok, rows
 
 from clipkit import features
-from clipkit.analysis import for_people
+from clipkit.analysis import align, for_people
 from clipkit.analysis.align import alignment
 from clipkit.analysis.retrieve import retrieval
 from clipkit.base.errors import ClipkitError, UsageError
@@ -446,3 +446,29 @@ def test_candidates_without_hubs_are_as_hubby_as_rotated_ones(task):
                       retrieval._hub_null(pairs, task)))  # fmt: skip
     observed, null = np.mean(found, axis=0)
     assert observed == pytest.approx(null, abs=3 * np.std(found, axis=0)[0] / np.sqrt(8))
+
+
+@pytest.mark.parametrize(
+    ("is_alike", "verdict", "because"),
+    [(True, "above chance", ""), (False, "not decided against chance", "of permutations reach it")],
+)
+def test_the_verdict_holds_each_similarity_against_permuted_rows(
+    is_alike, verdict, because, tmp_path
+):
+    views = make_views(48, [0.1, 0.1], seed=3)
+    if not is_alike:
+        views[1] = np.random.RandomState(0).standard_normal(views[1].shape)
+    names = [tmp_path / "a.h5", tmp_path / "b.h5"]
+    for name, view in zip(names, views, strict=True):
+        features.write(name, make_file(view, name.stem))
+    found = rows(ok("align", *names, "-k", K, "--columns", "measure,verdict,because,needs").stdout)
+    assert [row["verdict"] for row in found] == [verdict, verdict]
+    assert all(because in row["because"] for row in found)
+    table = ok("align", *names, "-k", K, "--format", "table").stderr
+    assert "Agreement of a and b by mutual_knn: " in table
+    assert f"of 48, {verdict} (14.9 %)" in table
+
+
+def test_a_list_of_pairs_has_no_verdict():
+    files = [make_file(view, name) for view, name in zip(make_views(20, [1, 1]), "ab", strict=True)]
+    assert align.ANALYSIS.claims(alignment.align(files, k=K, blind=2)) == []

@@ -5,17 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet
 import pytest
-from factories import feature_file, result_file, write_feature_file
+from factories import feature_file, result_file, saved, write_feature_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shell import ok
+from shell import ok, rows
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
-from clipkit.analysis import results
+from clipkit.analysis import cluster, results
 from clipkit.analysis.cluster import clustering
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import Split, read, row_ids, validate
@@ -163,3 +163,41 @@ def test_many_rows_have_one_start_from_a_sample_that_is_nearly_as_good(monkeypat
         means = np.stack([X[clusters == number].mean(axis=0) for number in range(10)])
         inertia.append(((X - means[clusters]) ** 2).sum())
     assert inertia[1] == pytest.approx(inertia[0], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("spread", "verdict", "because"),
+    [
+        (5, "above chance", ""),
+        (0, "not decided against chance", "of permutations reach it"),
+    ],
+)
+def test_the_verdict_holds_the_ari_against_permuted_labels(spread, verdict, because, tmp_path):
+    random = np.random.default_rng(1)
+    labels = np.arange(48) % 3
+    X = spread * np.eye(3)[labels] + random.standard_normal((48, 3))
+    file = feature_file()
+    file.class_names = list("abc")
+    file.splits = {"test": Split(X.astype(np.float32), labels, row_ids(48))}
+    path = saved(tmp_path / "x.h5", file)
+    (row,) = rows(ok("cluster", path, "--columns", "ari,verdict,because,needs").stdout)
+    assert row["verdict"] == verdict
+    assert because in row["because"]
+    table = ok("cluster", path, "--format", "table").stderr
+    assert f"ARI of classes and 3 clusters of test: {float(row['ari']):.2f} on 48 rows, " in table
+
+
+def test_drawn_tables_give_the_ari_of_permuted_labels():
+    labels, assignments = np.random.default_rng(0).integers(0, 4, (2, 60))
+    labels[:20] = assignments[:20]
+    ari, drawn = clustering.ari_by_chance(labels, assignments)
+    assert ari == pytest.approx(adjusted_rand_score(labels, assignments))
+    agreement = clustering.agreement(labels, assignments)
+    assert drawn.mean() == pytest.approx(0, abs=0.005)
+    assert drawn.std() == pytest.approx(agreement["ari_sd"], rel=0.5)
+
+
+def test_images_without_labels_have_no_verdict():
+    file = feature_file()
+    file.splits = {"test": Split(np.eye(12, dtype=np.float32), None, row_ids(12))}
+    assert cluster.ANALYSIS.claims(clustering.cluster(file, k=[3])) == []

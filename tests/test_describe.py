@@ -19,10 +19,12 @@ from factories import (
 from scipy.stats import ttest_ind
 from shell import clipkit, ok, rows
 
+from clipkit.analysis import describe as describe_analysis
 from clipkit.analysis.describe.description import describe
 from clipkit.analysis.results import make_result
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
+from clipkit.statistics import claims
 from clipkit.statistics.dependence import critical, p_of
 
 LOGITS = {"temperature": 0.5, "logit_scale": 100.0}
@@ -275,3 +277,51 @@ def test_several_controls_have_a_mean_and_a_range():
 def test_groups_are_given_once(words, tmp_path):
     file = saved(tmp_path / "logits.h5", logits())
     refused(clipkit("describe", file, *words), 2, "expected")
+
+
+def test_the_verdict_holds_each_group_against_the_other_images(tmp_path):
+    columns = "group,prompt,verdict,because,needs"
+    path = saved(tmp_path / "there.h5", logits(shift=0.05))
+    found = rows(ok("describe", path, "--top", "1", "--columns", columns).stdout)
+    assert found[2]["prompt"] == "prompt 1"
+    assert (found[2]["verdict"], found[2]["because"]) == ("above the other images", "")
+    table = ok("describe", path, "--top", "1", "--format", "table").stderr
+    assert "clipkit: c, prompt 1: t " in table
+    assert "on 40 rows, above the other images (0.00)" in table
+    path = saved(tmp_path / "not.h5", logits())
+    for row in rows(ok("describe", path, "--top", "1", "--columns", columns).stdout):
+        assert row["verdict"] == "not decided against the other images"
+        assert row["because"].endswith("of permutations reach it")
+        assert float(row["needs"]) > 40
+
+
+def test_the_verdict_holds_a_prompt_against_the_control_too():
+    file = logits(shift=0.05)
+    (control,) = untrained(file)
+    found = describe_analysis.ANALYSIS.claims(describe(file, controls=[control], top=1))
+    of_c = {claim.against.name: claim.verdict for claim in found if claim.subject[0] == "c"}
+    assert of_c == {claims.OTHER_IMAGES: claims.ABOVE, claims.CONTROL: claims.ABOVE}
+    control.splits["test"].features = file.splits["test"].features * np.float32(0.5)
+    found = describe_analysis.ANALYSIS.claims(describe(file, controls=[control], top=1))
+    (of_control,) = [claim for claim in found[-2:] if claim.against.name == claims.CONTROL]
+    assert of_control.verdict == claims.NOT_DECIDED
+
+
+def test_of_many_groups_those_that_differ_are_counted():
+    file = logits(n=200, shift=0.05)
+    split = file.splits["test"]
+    split.labels = np.where(split.labels == 2, 2, np.arange(200) % 5 + 3) - 2
+    file.class_names = list("abcdef")
+    found = describe(file, top=2)
+    (sentence,) = describe_analysis.ANALYSIS.findings(found)
+    assert "of 6 groups differ from the other images in a prompt; not decided: " in sentence
+
+
+def test_clusters_of_images_have_no_verdict_and_the_reason(capsys):
+    file = logits(shift=0.05)
+    made = result(file, file.splits["test"].labels, "cluster", np.arange(120))
+    found = describe(file, result=made, top=1)
+    for claim in describe_analysis.ANALYSIS.claims(found):
+        assert claim.verdict == claims.NOT_DECIDED
+        assert claim.because == "the groups are made from these images"
+    assert describe_analysis.ANALYSIS.findings(found) == []

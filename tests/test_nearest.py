@@ -1,11 +1,14 @@
 """`nearest` and `plot nearest`: the right rows of the right file, in the order of their cosines."""
 
+import re
+
 import numpy as np
 import pytest
 from factories import feature_file, random_features, saved
 from shell import fails, ok, rows
 
 from clipkit import embedding
+from clipkit.analysis import nearest
 from clipkit.analysis.nearest import neighbours
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import BlockMatrix, FeatureFile, History, Split, read, similarity
@@ -262,3 +265,34 @@ def test_a_sheet_is_drawn(logits_h5, tmp_path):
     prompt = (read(logits_h5).texts or [])[0]
     ok("plot", "nearest", logits_h5, "digits", "--prompt", prompt, "-o", tmp_path / "n.png")
     assert (tmp_path / "n.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_file_with_classes_says_how_many_neighbours_are_of_the_same_class(is_there, tmp_path):
+    labels = np.arange(48) % 3
+    centres = 5 * is_there * np.eye(3)
+    features = centres[labels] + np.random.default_rng(4).standard_normal((48, 3))
+    file = images_file(48)
+    file.class_names = list("abc")
+    file.splits["test"] = Split(features.astype(np.float32), labels, file.splits["test"].ids)
+    path = saved(tmp_path / "x.h5", file)
+    text = ok("nearest", path, "-k", 3, "--format", "table").stderr
+    verdict = "above" if is_there else "not decided against"
+    said = rf"Neighbours of the same class: [\d.]+ % of 48, {verdict} chance \(31.9 %"
+    assert re.search(said, text)
+
+
+def test_rows_without_a_class_do_not_count_and_one_class_says_nothing():
+    neighbours_of_rows = np.array([[1, 3], [0, 2], [3, 1], [2, 0]])
+    (claim,) = neighbours._of_same_class(np.array([0, 0, 1, -1]), neighbours_of_rows)
+    assert (claim.value, claim.n) == (2 / 4, 3)
+    assert claim.against.value == pytest.approx(1 / 3)
+    assert neighbours._of_same_class(np.array([0, 0, -1, 0]), neighbours_of_rows) == []
+
+
+def test_other_searches_say_nothing():
+    """Their queries are prompts or other images: `zeroshot` and `threshold` say what these mean."""
+    images, texts = images_file(20), texts_file(4)
+    assert nearest.ANALYSIS.claims(neighbours.nearest(images, texts)) == []
+    assert nearest.ANALYSIS.claims(neighbours.nearest(images, images_file(5, seed=3))) == []
+    assert nearest.ANALYSIS.claims(neighbours.nearest(logits())) == []

@@ -16,8 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from factories import result_file
 
+from clipkit.analysis import align, cluster, describe, nearest
+from clipkit.analysis.align import alignment
 from clipkit.analysis.compare.comparison import compare_right
+from clipkit.analysis.describe import description
+from clipkit.analysis.nearest.neighbours import nearest as neighbours_of
+from clipkit.base.errors import ClipkitError
+from clipkit.features import FeatureFile, Split
 from clipkit.statistics import claims, metrics
 from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
 
@@ -387,6 +394,112 @@ def retrieval(world, random):
     return draw
 
 
+def clusters(world, random):
+    """Clusters beside classes, of which they hold nothing in a null world."""
+    K = len(world.weights)
+    of_clusters = random.dirichlet(np.full(K, 0.5))
+    known = 0 if world.is_null else random.random() ** 2
+
+    def draw(n):
+        labels = random.choice(K, n, p=world.weights)
+        guesses = random.choice(K, n, p=of_clusters)
+        assignments = np.where(random.random(n) < known, labels, guesses)
+        result = result_file([{"split": "test", "k": K}], labels, [assignments], [])
+        return decided(cluster.ANALYSIS.claims(result)[0].verdict)
+
+    return draw
+
+
+def neighbours(world, random):
+    """Images whose nearest neighbours are of the same class, if the features hold classes."""
+    K = len(world.weights)
+    centres = random.normal(size=(K, 5)) * (0 if world.is_null else random.random())
+
+    def draw(n):
+        labels = random.choice(K, few(n), p=world.weights)
+        file = images(centres[labels] + random.normal(size=(len(labels), 5)), labels)
+        found = nearest.ANALYSIS.claims(neighbours_of(file, k=5))
+        return decided(found[0].verdict) if found else ""
+
+    return draw
+
+
+def models(world, random):
+    """Two models of the same images, which have no cause in common in a null world."""
+    maps = random.normal(size=(2, 3, 8))
+    noise = random.uniform(0.5, 4)
+    measure = random.integers(2)
+
+    def draw(n):
+        causes = random.normal(size=(2, few(n), 3))
+        if not world.is_null:
+            causes[1] = causes[0]
+        rows = causes @ maps + noise * random.normal(size=(2, few(n), 8))
+        result = alignment.align(list(map(images, rows)), k=5)
+        return decided(align.ANALYSIS.claims(result)[measure].verdict)
+
+    return draw
+
+
+def prompts_of_groups(world, random):
+    """Groups of images, which differ in a prompt unless the world is a null one."""
+    shifts = (0, 0) if world.is_null else (random.random(), 0)
+    return described(world, random, shifts, claims.OTHER_IMAGES)
+
+
+def prompts_of_control(world, random):
+    """Groups that differ in a prompt; in a null world, they do so for the control."""
+    shift = random.random()
+    return described(world, random, (shift, shift if world.is_null else 0), claims.CONTROL)
+
+
+def described(world, random, shifts, against):
+    """Return what draws the prompts that are said to be farther from 0 than something."""
+    K = random.integers(2, 40)
+    mix = random.normal(size=(2, 6, K))
+
+    def draw(n):
+        n = few(n)
+        codes = random.integers(0, 2 + len(world.weights) % 2, n)
+        files = []
+        for of_model, shift, model in zip(mix, shifts, ({}, {"untrained": 7}), strict=True):
+            cosines = random.normal(size=(n, 6)) @ of_model + random.normal(size=(n, K))
+            cosines[:, 0] += shift * 6 * (codes == 0)
+            file = images(cosines / 50, codes, **model)
+            file.kind, file.temperature, file.logit_scale = "logits", 1.0, 100.0
+            file.texts, file.class_index = list(map(str, range(K))), np.full(K, -1)
+            files.append(file)
+        controls = files[1:] if against == claims.CONTROL else []
+        try:
+            result = description.describe(files[0], controls=controls)
+        except ClipkitError:  # all groups are too small
+            return {}
+        found = describe.ANALYSIS.claims(result)
+        away = {claim.subject: claim.verdict for claim in found if claim.against.name == against}
+        ends = {claim.subject: ABOVE if claim.value > 0 else BELOW for claim in found}
+        return {name: verdict for name, verdict in away.items() if verdict == ends[name]}
+
+    return draw
+
+
+def is_turned(first, again):
+    """Whether a group that was above the others in a prompt is below them, or the reverse."""
+    return any(again.get(name, verdict) != verdict for name, verdict in first.items())
+
+
+def few(n):
+    """Return a tenth of n rows, since neighbours and permutations take long."""
+    return max(n // 10, 30)
+
+
+def images(features, labels=None, **model):
+    """Return a file of images with features (N, D)."""
+    names = None if labels is None else list(map(str, range(labels.max() + 1)))
+    split = Split(np.float32(features), labels, list(map(str, range(len(features)))))
+    history = [{"command": "embed", "model": {"name": "a", **model}}]
+    return FeatureFile("images", history, {"test": split}, class_names=names)
+
+
 class Rule(NamedTuple):
     """What makes the verdicts of a world, and tells whether a second one reverses the first."""
 
@@ -407,6 +520,11 @@ RULES = {
     "a softmax is miscalibrated": Rule(calibration),
     "texts are understood": Rule(captions),
     "a recall is above chance": Rule(retrieval),
+    "clusters agree with classes": Rule(clusters),
+    "neighbours are of the same class": Rule(neighbours),
+    "two models agree": Rule(models),
+    "a group differs in a prompt": Rule(prompts_of_groups, is_turned),
+    "it differs more than for the control": Rule(prompts_of_control, is_turned),
 }
 
 

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.features.model import Int64
+from clipkit.features.model import Floats, Int64
 from clipkit.statistics import metrics
+from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import rows_needed
 
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
@@ -143,7 +144,8 @@ def sentence(claims: Sequence[Claim], decimals: int = 1) -> str:
     """Say a number and what it is held against, by each of several claims about it."""
     first = claims[0]
     value = _format(first.value, first.unit, decimals)
-    return f"{first.subject} {value} of {first.n:,}, {relations(claims, decimals)}"
+    rows = f"of {first.n:,}" if first.unit == "%" else f"on {_count(first.n, 'row')}"
+    return f"{first.subject} {value} {rows}, {relations(claims, decimals)}"
 
 
 def relations(claims: Sequence[Claim], decimals: int = 1) -> str:
@@ -892,3 +894,99 @@ def attributes_sentence(claims: Sequence[Claim]) -> str:
         noun = "" if parts else f" of {_count(len(claims), 'attribute')}"
         parts.append(f"{len(members)}{noun} {name}")
     return "; ".join(parts)
+
+
+# ---- Clusters and neighbours ---------------------------------------------------------------------
+
+OTHER_IMAGES = "the other images"
+ROUNDING = 1e-12  # difference of equal numbers
+
+
+def by_permutations(claim: Claim, p: float, needs: float = math.nan) -> Claim:
+    """Decide a claim by the one-sided p of a permutation test, in the place of its interval.
+
+    The number is above its null if p is at most half of LEVEL.
+
+    >>> claim = Claim("x:", 0.04, math.nan, math.nan, Reference(CHANCE, 0.01), 600)
+    >>> by_permutations(claim, 0.2).because
+    '20 % of permutations reach it'
+    """
+    if p <= LEVEL / 2:
+        return replace(claim, verdict=ABOVE, because="", needs=math.nan)
+    because = f"{_format(p, '%', 0)} of permutations reach it"
+    return replace(claim, verdict=NOT_DECIDED, because=because, needs=needs)
+
+
+def of_draws(
+    subject: str,
+    value: float,
+    chance: float,
+    drawn: Floats,
+    n: int,
+    unit: str = "%",
+    run: int = -1,
+) -> Claim:
+    """Hold a number against chance, by its values in permutations (R,).
+
+    >>> of_draws("x:", 0.3, 0.1, np.linspace(0, 0.2, 199), 600).verdict
+    'above'
+    """
+    bottom, top = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+    needs = math.nan
+    if value > chance:
+        needs = rows_needed(value, value - (top - chance), value + (chance - bottom), chance, n)
+    claim = Claim(subject, value, math.nan, math.nan, Reference(CHANCE, chance), n, unit, run)
+    return by_permutations(claim, p_of(drawn, value, ROUNDING), needs)
+
+
+def alignment_claim(row: Mapping[str, Any], run: int) -> Claim:
+    """Hold a row of `align` against its null; of clusters, each is one row."""
+    against = Reference(CHANCE, row["similarity_null"])
+    n = int(row.get("clusters", row["rows"]))
+    unit = "%" if row["measure"] == "mutual_knn" else ""
+    subject = f"agreement of {row['a']} and {row['b']} by {row['measure']}:"
+    claim = Claim(subject, row["similarity"], math.nan, math.nan, against, n, unit, run)
+    return by_permutations(claim, row["p"])
+
+
+def description_claims(row: Mapping[str, Any], run: int) -> list[Claim]:
+    """Hold t of a row of `describe` against the other images and, if it differs, the control.
+
+    Many prompts and groups were tried, so the interval of the difference to the control's t is
+    `t_null95` standard errors to each side. The variance of t is 1 + t² / 2n.
+    """
+    t, null95, n = row["t"], row["t_null95"], int(row["rows"])
+    others = Reference(OTHER_IMAGES, 0.0)
+    needs = rows_needed(t, t - null95, t + null95, 0.0, n)
+    subject = f"{row['group']}, {row['prompt']}: t"
+    claim = Claim(subject, t, math.nan, math.nan, others, n, "", run)
+    if row.get("untested"):
+        return [replace(claim, because=row["untested"])]
+    claim = by_permutations(claim, row["p_adjusted"], needs)
+    if claim.verdict == NOT_DECIDED:
+        return [claim]
+    claims = [replace(claim, verdict=ABOVE if t > 0 else BELOW)]
+    of_control = _number(row, "t_control")
+    if not math.isnan(of_control):
+        half = null95 * math.sqrt(2 + (t**2 + of_control**2) / (2 * n))
+        lowest = np.fmin(of_control, _number(row, "t_control_low"))
+        highest = np.fmax(of_control, _number(row, "t_control_high"))
+        ends = float(t - highest - half), float(t - lowest + half)
+        control = Reference(CONTROL, of_control, paired=ends)
+        claims.append(Claim(subject, t, math.nan, math.nan, control, n, "", run))
+    return claims
+
+
+def description_sentences(rows: Sequence[Mapping[str, Any]], claims: Sequence[Claim]) -> list[str]:
+    """Say of each group of `describe` in which prompt it differs most; of many, count them."""
+    of_groups: dict[str, list[Claim]] = {}
+    for claim in claims:
+        of_group = of_groups.setdefault(rows[claim.run]["group"], [])
+        if not of_group or of_group[0].run == claim.run:  # the first prompt has the largest |t|
+            of_group.append(claim)
+    if len(of_groups) <= NAMED:
+        return [sentence(of_group) for of_group in of_groups.values()]
+    open_at = [name for name, found in of_groups.items() if found[0].verdict == NOT_DECIDED]
+    count = len(of_groups) - len(open_at)
+    text = f"{count} of {len(of_groups)} groups differ from {OTHER_IMAGES} in a prompt"
+    return [f"{text}; {NOT_DECIDED}: {_list(open_at)}" if open_at else text]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from clipkit.analysis.options import Cluster, Common, FirstSplit, SameRows, Seed, Table
 from clipkit.analysis.question import Analysis, FeatureFile, Input
@@ -23,6 +23,9 @@ from clipkit.features.columns import (
     Column,
     K,
 )
+
+if TYPE_CHECKING:
+    from clipkit.statistics.claims import Claim
 
 FILES = Input("FILE", "Feature files of images or texts.", ("images", "texts"))
 
@@ -47,7 +50,9 @@ def align(
 
     `mutual_knn` is the share of common nearest neighbours, and `cka` the unbiased linear CKA. With
     more files, all layers of the first model are compared with all others. With --cluster, one
-    image of each value is compared at a time.
+    image of each value is compared at a time. `calibrated` is how much of the way from
+    `similarity_null95`, which 5 % of permutations reach, to 1 the similarity is. The verdict asks
+    for a `p` of at most 0.025.
 
     Example: clipkit align img.h5 untrained.h5
     """
@@ -91,10 +96,23 @@ EXPLANATION = (
     "how much of the way from there to 1 the similarity is."
 )
 
+
+def _claim(result: FeatureFile) -> list[Claim]:
+    """Hold each similarity against permuted rows; lists of pairs claim nothing."""
+    from clipkit.statistics.claims import alignment_claim
+
+    if "similarity" not in result.runs:
+        return []
+    return [alignment_claim(row, run) for run, row in enumerate(result.rows())]
+
+
 ANALYSIS = Analysis(
     "align",
     "How similarly do two models represent the same images?",
     align,
     columns=COLUMNS,
+    needs="measure a b rows similarity similarity_null p",
+    claims=_claim,
+    topic="Models",
     explanation=EXPLANATION,
 )

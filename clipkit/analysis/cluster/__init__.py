@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from clipkit.analysis.options import Attribute, Common, LabelledFile, Seeds, Table
 from clipkit.analysis.question import Analysis, FeatureFile
 from clipkit.base.options import option, split_option
 from clipkit.features.columns import AMI, ARI, NMI, PURITY, SEED, K
+
+if TYPE_CHECKING:
+    from clipkit.statistics.claims import Claim
 
 
 def cluster(
@@ -26,6 +29,10 @@ def cluster(
     seed: Seeds = 42,
 ) -> FeatureFile:
     """Cluster embeddings or logits by k-means, and report purity, NMI and ARI.
+
+    `ari` and `ami` are 1 if clusters are classes, and 0 on average for permuted labels, with the
+    standard deviations `ari_sd` and `ami_sd`. `purity_chance` and `nmi_chance` are what permuted
+    labels give. The verdict holds `ari` against 150 permutations.
 
     Example: clipkit cluster img.h5
     """
@@ -46,6 +53,30 @@ COLUMNS = (
     AMI,
 )
 
+
+def _claim(result: FeatureFile) -> list[Claim]:
+    """Hold the ARI of each run against chance; images without labels have no classes."""
+    from clipkit.analysis.cluster.clustering import ari_by_chance
+    from clipkit.statistics.claims import of_draws
+
+    found = []
+    counts = result.runs["k"].tolist()
+    for name, split in result.splits.items():
+        if split.labels is None or split.predicted is None:
+            continue
+        for run, assignments in zip(result.numbers_on(name), split.predicted, strict=False):
+            ari, drawn = ari_by_chance(split.labels, assignments)
+            subject = f"ARI of classes and {counts[run]:.0f} clusters of {name}:"
+            found.append(of_draws(subject, ari, 0.0, drawn, len(assignments), "", run))
+    return found
+
+
 ANALYSIS = Analysis(
-    "cluster", "Are clusters of the images their classes?", cluster, columns=COLUMNS
+    "cluster",
+    "Are clusters of the images their classes?",
+    cluster,
+    columns=COLUMNS,
+    needs="split k ari",
+    claims=_claim,
+    topic="Clusters",
 )

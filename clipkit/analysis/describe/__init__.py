@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from clipkit.analysis.options import Cluster, Common, FirstSplit, Seed, Table
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
@@ -21,6 +21,9 @@ from clipkit.features.columns import (
     Column,
     P,
 )
+
+if TYPE_CHECKING:
+    from clipkit.statistics.claims import Claim
 
 LOGITS = Input("FILE", "Feature file (default: standard input).", ("logits",), is_piped=True)
 
@@ -60,7 +63,8 @@ def describe(
 
     `difference` is the mean cosine of a group minus the mean of all other images. `t` is the
     difference in standard errors. `p_adjusted` accounts for all prompts and groups that were tried;
-    it is empty for clusters, which are made from the images.
+    it is empty for clusters, which are made from the images. It is at most 0.05 above `t_null95`,
+    and at least `p_min`. The verdict asks for 0.025, and for a t that differs from the control's.
 
     Example: clipkit describe logits.h5 --result zeroshot.h5
     """
@@ -109,12 +113,36 @@ EXPLANATION = (
     "tried. Clusters are made from the images themselves, and have no p."
 )
 
+
+def _claim(result: FeatureFile) -> list[Claim]:
+    from clipkit.statistics.claims import description_claims
+
+    found = []
+    for run, row in enumerate(result.rows()):
+        found += description_claims(row, run)
+    return found
+
+
+def _find(result: FeatureFile) -> list[str]:
+    """Say in which prompt each group differs most; a note says it of clusters of the images."""
+    from clipkit.analysis.verdicts import claims_of
+    from clipkit.statistics.claims import description_sentences
+
+    if "untested" in result.runs:
+        return []
+    return description_sentences(result.rows(), claims_of(result))
+
+
 ANALYSIS = Analysis(
     "describe",
     "Which prompts tell groups of images apart?",
     describe,
     columns=COLUMNS,
     check=_check,
+    needs="group prompt rows t t_null95 p_adjusted",
+    claims=_claim,
+    findings=_find,
+    topic="Groups",
     panel=UNDERSTAND,
     explanation=EXPLANATION,
 )

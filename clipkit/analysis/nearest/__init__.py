@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from clipkit.analysis.options import FirstSplit
 from clipkit.analysis.question import Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
 from clipkit.features.columns import ID, LABEL, NUMBER, PROMPT, RANK, ROWS, TEXT, Column
+
+if TYPE_CHECKING:
+    from clipkit.statistics.claims import Claim
 
 FILE = Input(
     "FILE",
@@ -39,6 +42,8 @@ def nearest(
     """List the nearest images of each prompt or image, or the nearest prompts of each image.
 
     In logits, each prompt searches the images. Of equal cosines, the first row of FILE comes first.
+    Some row is always the nearest; `threshold` says which cosine is a match. If a file with classes
+    searches itself, the verdict holds the neighbours of the same class against permuted classes.
 
     Example: clipkit nearest img.h5 -q "a red car" --columns id --no-header
     """
@@ -65,6 +70,18 @@ COLUMNS = (
     Column("cosine", NUMBER, ROWS),
 )
 
+
+def _claim(result: FeatureFile) -> list[Claim]:
+    """Return what the search claimed: it knows the classes of all rows."""
+    from clipkit.analysis.verdicts import claims_of
+
+    return claims_of(result) if result.claims else []
+
+
 ANALYSIS = Analysis(
-    "nearest", "Which images are most similar to a prompt or an image?", nearest, columns=COLUMNS
+    "nearest",
+    "Which images are most similar to a prompt or an image?",
+    nearest,
+    columns=COLUMNS,
+    claims=_claim,
 )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.results import class_names
+from clipkit.analysis.verdicts import keep
 from clipkit.base.errors import UsageError
 from clipkit.features import similarity
 from clipkit.features.arguments import Features, as_file, checked
@@ -23,9 +24,12 @@ from clipkit.features.model import (
     row_blocks,
 )
 from clipkit.statistics import metrics
+from clipkit.statistics.claims import Claim, of_draws
+from clipkit.statistics.dependence import permute
 
 BLOCK_BYTES = 1 << 26  # of cosines that are ranked at once
 FEW = 64  # queries whose candidates are united
+PERMUTATIONS = 300  # of the labels
 SETS = 256  # of candidates, whose largest cosines are a bound
 BLOCK_SIZE = 1 << 22  # numbers of candidates that are held in float64 at once, 32 MiB
 
@@ -175,7 +179,9 @@ def nearest(
     FeatureFile
         A result with a run per query and rank: `query`, the id of an image or the text of a prompt;
         `rank`, from 1; `id` of the image, or `prompt`, that is near; `cosine`; and `label`, its
-        class, if the file has classes. Of equal cosines, the first row of the file comes first.
+        class, if the file has classes. Of equal cosines, the first row of the file comes first. If
+        a file with classes searches itself, the result claims how many neighbours are of the same
+        class.
     """
     file = as_file(file, "file", "images texts logits")
     queries = as_file(queries, "queries", "images texts")
@@ -205,7 +211,32 @@ def nearest(
         "nearest", **candidates.entry, k=k, **_inputs(file, queries)
     )
     result.runs = _columns(names, candidates, found)
+    if queries is None and candidates.labels is not None and file.kind != "logits":
+        keep(result, _of_same_class(candidates.labels, found.rows))
     return result
+
+
+def _of_same_class(labels: Int64, neighbours: Int64) -> list[Claim]:
+    """Hold the share of neighbours (N, k) of the same class against permuted labels (N,).
+
+    Rows without a class do not count. Nothing is claimed of a single class.
+    """
+    labelled = np.flatnonzero(labels >= 0)
+    place = np.full(len(labels), -1)
+    place[labelled] = np.arange(len(labelled))
+    found = place[neighbours[labelled]]
+    queries, ranks = np.nonzero(found >= 0)
+    others, classes = found[queries, ranks], labels[labelled]
+    if not len(queries) or (classes == classes[0]).all():
+        return []
+    random, n = np.random.RandomState(0), len(classes)
+    shares = [float((classes[queries] == classes[others]).mean())]
+    for _ in range(PERMUTATIONS):
+        drawn = classes[permute(random, n)]
+        shares.append(float((drawn[queries] == drawn[others]).mean()))
+    counts = np.unique(classes, return_counts=True)[1]
+    chance = float((counts * (counts - 1)).sum() / (n * (n - 1)))
+    return [of_draws("neighbours of the same class:", shares[0], chance, np.array(shares[1:]), n)]
 
 
 class _Side:
