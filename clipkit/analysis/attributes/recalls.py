@@ -504,10 +504,11 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     value_of_class = np.zeros(max(classes) + 1, np.int64)
     value_of_class[classes] = np.arange(len(classes))
     own, others = directions[is_word], directions[~is_word]
-    are_neutral = len(others) < FEWEST_OTHERS and words.other_features is not None
-    if are_neutral:
+    are_neutral = False
+    if len(others) < FEWEST_OTHERS and words.other_features is not None:
         neutral = similarity.comparable(words.other_features, words, words.display_name)
         others = _without_near_synonyms(np.asarray(neutral, np.float32), own)
+        are_neutral = True
     return Words(own, value_of_class[index[is_word]], others, are_neutral)
 
 
@@ -521,7 +522,7 @@ def _without_near_synonyms(texts: Float32, words: Float32) -> Float32:
     cosines = similarity.products(texts, words)
     excess = cosines - cosines.mean(axis=0)
     is_near = (excess > NEAR * cosines.std(axis=0)).any(axis=1)
-    return texts[~is_near]
+    return np.asarray(texts[~is_near])
 
 
 class _Attribute:
