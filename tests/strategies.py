@@ -47,6 +47,9 @@ def feature_files(draw: st.DrawFn) -> FeatureFile:
         file.class_index = integers(k, -1)
     if file.kind == "texts":
         file.features = matrix(k, width)
+        if draw(st.booleans()):
+            others = draw(st.integers(1, 3))
+            file.other_features, file.other_texts = matrix(others, width), texts(others)
         return file
     if file.kind == "logits":
         file.temperature = draw(st.floats(1e-3, 1e3))

@@ -1,7 +1,9 @@
 """`attributes`: each number equals the command that measures it alone; known worlds and nulls."""
 
 import csv
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from clipkit.analysis import results
 from clipkit.analysis.attributes import recalls
 from clipkit.features import FeatureFile, Split, row_ids
 from clipkit.plots.attributes import draw_attributes
+from clipkit.prompts import bundled
 from clipkit.report.summary import answer
 from clipkit.statistics import metrics
 from clipkit.statistics.claims import FEW_OTHERS, NO_CONTROL, NO_WORDS, REACHED, group_of
 
+README = (Path(__file__).parents[1] / "README.md").read_text()
 RNG = np.random.default_rng(0)
 NUMBERS = ("zeroshot", "names", "random", "probe", "control", "reach")
 
@@ -131,6 +135,55 @@ def test_words_are_held_against_other_texts_of_the_file(capsys):
     assert group_of(alone)[:2] == (NO_WORDS, FEW_OTHERS)
     assert "fewer than 20 other texts to compare with the words of class" in capsys.readouterr().err
     assert {name: row[name] for name in NUMBERS} == {name: alone[name] for name in NUMBERS}
+
+
+def test_few_other_texts_of_the_file_are_replaced_by_its_neutral_ones(capsys):
+    """As if they were in the file; those that are like a word are left out."""
+    y = np.arange(600) % 3
+    images, controls = world_of(y, width=40), [control_of(y)]
+    neutral, rest = words_for(3, width=40), words_for(3, width=40)
+    others = RNG.standard_normal((30, 40)).astype("f4")
+    others[:, :3] = 0  # of the words
+    near = neutral.features[:2] + 0.1 * others[:2]
+    neutral.other_features = np.vstack([others, near])
+    neutral.other_texts = [f"other {number}" for number in range(32)]
+    rest.features = np.vstack([rest.features, others])
+    rest.texts, rest.class_index = list("abc" * 11), np.append(rest.class_index, np.full(30, -1))
+    result = recalls.measure(images, neutral, controls=controls)
+    noted = "fewer than 20 other texts for the words of class: neutral texts are their control\n"
+    assert capsys.readouterr().err.count(noted) == 1
+    assert result.history[-1]["neutral"] == ["class"]
+    (row,) = result.rows()
+    assert row == measured(images, rest, controls=controls)
+    assert group_of(row) == REACHED
+    rest.other_features, rest.other_texts = neutral.features, neutral.texts
+    assert row == measured(images, rest, controls=controls)  # its own texts suffice
+    assert "neutral" not in capsys.readouterr().err
+    neutral.other_features, neutral.other_texts = others[:19], neutral.other_texts[:19]
+    assert np.isnan(measured(images, neutral, controls=controls)["other_words95"])
+    assert "fewer than 20 other texts to compare with" in capsys.readouterr().err
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("attribute", "group"), [("colour", REACHED), ("contour", "learned, not reached")]
+)
+def test_the_recipe_of_the_readme_decides_with_words_for_one_attribute(
+    tmp_path, monkeypatch, attribute, group
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CLIPKIT_MODEL", "tiny")
+    words = bundled.list_files("attributes")["shapes"].read_text().splitlines(True)
+    Path("words.tsv").write_text("".join(line for line in words if line.startswith(attribute)))
+    lines = re.findall(r"^clipkit (.*(?:photos|words)\.h5.*|.*control\.h5)$", README, re.MULTILINE)
+    recipe = {}
+    for line in lines:
+        line = line.replace("photos/ --split-off test=0.2", "shapes --limit 1000")
+        line = line.replace("table.csv", f"shapes --attribute {attribute}").replace('"', "")
+        recipe[line.partition(" -o ")[2]] = line.split()
+    for output in ("photos.h5", "control.h5", "words.h5"):
+        ok(*recipe[output])
+    assert f"clipkit: {group}: {attribute}\n" in ok(*recipe["attributes.h5"]).stderr
 
 
 def test_the_null_of_a_rank_metric_permutes_the_scored_numbers(tmp_path):

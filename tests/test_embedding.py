@@ -295,6 +295,53 @@ def test_classes_are_embedded_with_their_wordings():
     np.testing.assert_allclose(np.linalg.norm(ensemble.features, axis=1), 1)
 
 
+@pytest.mark.parametrize(
+    ("names", "source", "details", "attributes"),
+    [
+        (["colour: red", "colour: blue"], "file", {}, "colour"),
+        ([*(f"a: {i}" for i in range(19)), *(f"b: {i}" for i in range(20))], "file", {}, "b"),
+        ([*(f"a: {i}" for i in range(20)), *(f"b: {i}" for i in range(20))], "file", {}, ""),
+        (["cat", "dog"], "file", {}, ""),  # no attribute: value
+        (["Mission: Impossible"], "films", {}, ""),  # classes of a data set
+        (["colour: red"], "file", {"similarity": "dot product"}, ""),
+        (["colour: red"], "file", {"layer": 1}, ""),
+    ],
+)
+def test_words_of_attributes_with_few_other_texts_get_neutral_ones(
+    capsys, names, source, details, attributes
+):
+    encoder = Double()
+    encoder.details |= details
+    file = embedding.embed_classes(
+        embedding.ClassNames(names, source={"classes": source}), encoder, templates=["the {}"]
+    )
+    noted = capsys.readouterr().err
+    assert (file.texts, len(file.features)) == ([f"the {name}" for name in names], len(names))
+    if not attributes:
+        assert file.other_texts is file.other_features is None
+        assert "neutral" not in noted
+        return
+    assert f"the bundled list neutral, too: the words for {attributes} have fewer than" in noted
+    assert file.other_texts[:2] == ["the bowl of tomato soup", "the slice of buttered toast"]
+    assert file.other_features.shape == (200, 2)
+    assert file.history[-1]["others"] == "neutral"
+
+
+def test_neutral_texts_fill_the_templates_of_the_words():
+    classes = embedding.ClassNames(["colour: red"], source={"classes": "file"})
+    one, both = (
+        embedding.embed_classes(classes, Double(), templates=templates)
+        for templates in (["a photo of {}"], ["a photo of {}", "an {}"])
+    )
+    assert one.other_texts[0] == "a photo of a bowl of tomato soup"
+    assert both.other_texts[0] == "a bowl of tomato soup"
+    lengths = np.array([len("a photo of a bowl of tomato soup"), len("an bowl of tomato soup")])
+    rows = np.stack([lengths, [1, 1]], axis=1)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    for file, row in ((one, rows[0]), (both, rows.mean(axis=0))):
+        np.testing.assert_allclose(file.other_features[0], row / np.linalg.norm(row), rtol=1e-6)
+
+
 def test_a_prompt_that_is_too_long_is_named():
     encoder = models.load("tiny", tower="text", device="cpu")
     longest = "a " * 30_000_000  # it would make the tokenizer abort the process

@@ -111,7 +111,7 @@ ARRAYS = st.one_of(
     st.lists(TEXT.filter(bool), min_size=1, max_size=4).map(np.array),
 )
 PATHS = (
-    "features texts class_index class_names more a/b/c "
+    "features texts class_index class_names other_features other_texts more a/b/c "
     "train/features train/labels train/ids test/predicted runs/k runs/features"
 )
 ATTRIBUTES = "format version kind history temperature logit_scale more"
@@ -304,6 +304,8 @@ BIAS = "logit_bias: expected a finite number, got"
 ROW = Split(np.ones((1, 1), "f4"), None, ["x"])
 MANY_SPLITS = {f"s{i}": ROW for i in range(4096)}  # and class_names
 MANY_COLUMNS = {f"c{i}": np.ones(1) for i in range(4097)}
+OTHERS = {"other_features": np.ones((2, 4), "f4"), "other_texts": ["x", "y"]}
+NANS = np.full((2, 4), np.nan)
 INVALID = [
     (FeatureFile("video"), "kind: expected one of images, texts, logits, result, probe, got"),
     (FeatureFile("images"), "expected at least one split, got none"),
@@ -321,6 +323,11 @@ INVALID = [
     (changed("texts", features=np.array([["x"]])), "features: expected numbers, got texts"),
     (changed("texts", texts=None), "expected texts in a file of texts, got none"),
     (changed("texts", class_index=np.full(3, -2)), "in -1..1 (2 class names), got -2..-2"),
+    (changed("texts", other_texts=["x"]), "other_features and other_texts, got one of them"),
+    (changed("texts", **OTHERS | {"other_texts": ["x"]}), "other_features 2, other_texts 1"),
+    (changed("texts", **OTHERS | {"other_features": np.ones((2, 1))}), "other_features 1"),
+    (changed("texts", **OTHERS | {"other_features": NANS}), "other_features: expected finite"),
+    (changed("logits", **OTHERS), "other_features is not part of a file of logits"),
     (changed("logits", texts=list("abcd"), class_index=np.zeros(4, int)), "3, texts 4"),
     (feature_file(datasets={"test/features": np.ones((6, 2))}), f"{WIDTH} 2"),
     (changed("logits", temperature=None), "expected a temperature in a file of logits, got none"),

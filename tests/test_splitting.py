@@ -450,6 +450,20 @@ def test_prompt_files_are_joined(tmp_path):
 
 
 @pytest.mark.long
+def test_joined_texts_keep_the_other_texts_of_all_files_once(tmp_path):
+    files = [feature_file("texts") for _ in range(3)]
+    rows = random_features(4, files[0].features.shape[1])
+    files[0].other_features, files[0].other_texts = rows[:3], ["p", "q", "r"]
+    files[2].other_features, files[2].other_texts = rows[2:], ["r", "s"]
+    joined = concatenation.concat(files)
+    assert (joined.other_texts, len(joined.texts)) == (["p", "q", "r", "s"], 9)
+    assert (joined.other_features == rows).all()
+    write(tmp_path / "joined.h5", joined)
+    assert "other texts\t4\n" in ok("info", tmp_path / "joined.h5").stdout
+    assert concatenation.concat(files[:2]).other_texts == ["p", "q", "r"]
+    assert concatenation.concat([files[1], files[1]]).other_texts is None
+
+
 def test_concat_reads_a_pipe(tmp_path):
     a, b = (write_feature_file(tmp_path / name) for name in ("a.h5", "b.h5"))
     joined = ok("concat", a, "-", "--prefix", stdin=b.read_bytes()).stdout_bytes

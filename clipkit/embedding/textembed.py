@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,12 @@ import numpy as np
 from clipkit import features, models
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
-from clipkit.base.names import escape
+from clipkit.base.names import abridged, escape
 from clipkit.datasets.registry import REGISTRY
 from clipkit.features import similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import DOT_PRODUCT
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import FEWEST_OTHERS, FeatureFile, Floats, Int64, as_float32
 from clipkit.features.provenance import provenance
 from clipkit.features.validation import MAX_INTEGER
 from clipkit.models.hub import canonical_name, is_python
@@ -41,7 +42,9 @@ ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices dir
 NAME = "{name}"  # in the name of an output
 ESCAPED_CONTROLS = re.compile("(%[01][0-9A-F]|%7F)+")  # in names of folders
 BEGINS_WITH_ARTICLE = re.compile(r"(a|an|the|this|these) ", re.IGNORECASE)
+DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (?:an?|the) ", re.IGNORECASE)
 SHOWN_CHARACTERS = 200  # of a text in a message
+NEUTRAL = "neutral"  # the bundled texts that control words
 
 
 @checked
@@ -184,6 +187,10 @@ def embed_classes(
     normalised, averaged and normalised again. Warn if wordings that begin with an article fill the
     default template.
 
+    Words of attributes (classes called ``attribute: value``) need other texts as their control. If
+    an attribute has fewer than 20 of them, the bundled list `neutral` is embedded with the same
+    templates. It becomes `other_texts` of the file, which are no prompts.
+
     Parameters
     ----------
     encoder : Encoder
@@ -228,7 +235,7 @@ def embed_classes(
         cleaned=cleaned,
         **classes.source,
     )
-    return FeatureFile(
+    file = FeatureFile(
         "texts",
         features.History([entry]),
         features=embeddings,
@@ -236,6 +243,39 @@ def embed_classes(
         class_index=class_index,
         class_names=classes.names,
     )
+    without_control = _attributes_without_control(classes, encoder)
+    if without_control:
+        console.note(
+            f"embedding the bundled list {NEUTRAL}, too: the words for {abridged(without_control)} "
+            f"have fewer than {FEWEST_OTHERS} other texts as their control"
+        )
+        _add_neutral_texts(file, templates, encoder)
+    return file
+
+
+def _attributes_without_control(classes: ClassNames, encoder: Encoder) -> list[str]:
+    """Return the attributes whose words have too few other texts in their file as a control."""
+    is_of_file = classes.source.get("classes", "file") == "file"
+    has_cosines = encoder.details.get("similarity") != DOT_PRODUCT
+    if not is_of_file or not has_cosines or "layer" in encoder.details:
+        return []
+    attributes = [name.partition(": ")[0] for name in classes.names if ": " in name]
+    most = len(classes.names) - FEWEST_OTHERS  # words that leave enough others
+    return [name for name, count in Counter(attributes).items() if count > most]
+
+
+def _add_neutral_texts(file: FeatureFile, templates: Sequence[str], encoder: Encoder) -> None:
+    """Keep the bundled neutral texts beside words, in the same templates."""
+    path = bundled.list_files()[NEUTRAL]
+    subjects = prompts.parse(path.read_bytes(), NEUTRAL).texts
+    texts, index = prompts.from_classes(subjects, templates)
+    texts = [DOUBLED_ARTICLE.sub(r"\1 ", text) for text in texts]  # "a photo of a a hammer"
+    embeddings = _encode(texts, _quote(texts), encoder, truncate=True)
+    file.other_texts = subjects
+    if len(templates) == 1:
+        file.other_texts = texts
+    file.other_features = as_float32(similarity.ensemble(embeddings, index, len(subjects)))
+    file.history[0]["others"] = NEUTRAL
 
 
 def _choose_templates(classes: ClassNames, encoder: Encoder) -> list[str]:

@@ -17,7 +17,7 @@ from clipkit.features import compatibility, model_settings
 from clipkit.features.arguments import Features, Several, as_files, as_list, checked
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
-from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
@@ -187,7 +187,21 @@ def _join_texts(files: Sequence[FeatureFile]) -> FeatureFile:
         indices.append(np.asarray(file.class_index))
     joined = FeatureFile("texts", texts=texts, features=BlockMatrix.join(features))
     joined.class_index = np.concatenate(indices)
+    _join_other_texts(joined, files)
     return joined
+
+
+def _join_other_texts(joined: FeatureFile, files: Sequence[FeatureFile]) -> None:
+    """Give joined texts the other texts of all files, each of them once."""
+    row_of: dict[str, Float32] = {}
+    for file in files:
+        if file.other_texts is None or file.other_features is None:
+            continue
+        for text, row in zip(file.other_texts, file.other_features, strict=True):
+            row_of.setdefault(text, row)
+    if row_of:
+        joined.other_texts = list(row_of)
+        joined.other_features = np.stack(list(row_of.values()))
 
 
 def _join_splits(

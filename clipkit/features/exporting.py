@@ -54,6 +54,9 @@ def write_parquet(
     if file.kind == "logits":
         arrays["texts"] = file.texts
         arrays["class_index"] = np.asarray(file.class_index).tolist()
+    if file.other_features is not None:
+        arrays["other_features"] = file.other_features.tolist()
+        arrays["other_texts"] = file.other_texts
     parquet.write_features(path, file, _metadata(file, **arrays), thumbnails)
 
 

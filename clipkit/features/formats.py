@@ -43,6 +43,7 @@ from clipkit.features.history import drop_none
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import (
     METADATA,
+    OTHER_TEXTS,
     RESULTS,
     ROW_NUMBERS,
     FeatureFile,
@@ -54,7 +55,8 @@ from clipkit.features.model import (
 )
 from clipkit.features.validation import allowed_names, check_version, validate
 
-NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON
+# Arrays that a .parquet has in the JSON
+NO_ROWS = ("class_names", "texts", "class_index", *OTHER_TEXTS)
 IMAGE_IDS = "image_ids"  # the array with the image of each text, which becomes its class
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 
@@ -409,8 +411,8 @@ def _value(key: str, array: Any, name: str) -> Any:
     with read_errors(name):
         if callable(array):
             array = array()
-        if key == "features":
-            return _as_matrix(array, name)
+        if key in ("features", "other_features"):
+            return _as_matrix(np.asarray(array), name)
         items = _as_list(array, name)
         if key in ("class_index", "labels") and not isinstance(items[0], str | bytes):
             return _as_integers(items, name)

@@ -59,9 +59,11 @@ class Layout(NamedTuple):
 
 
 PROMPTS = {"texts", "class_index"}
+OTHER_TEXTS = ("other_features", "other_texts")  # the control of words: texts about other things
+FEWEST_OTHERS = 20  # other texts that are a control of words
 KINDS = {
     "images": Layout(set(), {"class_names"}, {"features", "ids"}, {"labels"}),
-    "texts": Layout({"features", *PROMPTS}, {"class_names"}, set(), set()),
+    "texts": Layout({"features", *PROMPTS}, {"class_names", *OTHER_TEXTS}, set(), set()),
     "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
     "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels", "cluster"}),
     "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels", "cluster"}),
@@ -242,6 +244,9 @@ class FeatureFile:
         Of texts. Logits have `texts` and `class_index` too. -1 marks a prompt of no class. A probe
         has the `texts` of the logits that it was fitted on.
     class_names : list of C str, or None
+    other_features, other_texts : (T, D) float32, list of T str, or None
+        Of texts: further texts, about other things. They are no prompts. Only `attributes` reads
+        them, as the control of words that are alone in their file.
     runs : dict of str to array (R,)
         The columns of a result or probe. NaN marks what does not apply.
     claims : dict of str to array (M,)
@@ -269,6 +274,8 @@ class FeatureFile:
     texts: list[str] | None = None
     class_index: Int64 | None = None
     class_names: list[str] | None = None
+    other_features: Float32 | None = None
+    other_texts: list[str] | None = None
     runs: dict[str, NDArray[Any]] = field(default_factory=dict)
     claims: dict[str, NDArray[Any]] = field(default_factory=dict)
     fitted: dict[str, Any] = field(default_factory=dict)
@@ -510,7 +517,7 @@ class FeatureFile:
 
     def datasets(self) -> dict[str, Any]:
         """Return every array that the file holds, by its HDF5 name."""
-        names = ("features", "texts", "class_index", "class_names")
+        names = ["features", "texts", "class_index", "class_names", *OTHER_TEXTS]
         arrays = {name: getattr(self, name) for name in names}
         for table in TABLES:
             for name, column in getattr(self, table).items():
@@ -618,8 +625,8 @@ def is_features(name: str) -> bool:
 def stored_array(value: Any, name: str = "") -> NDArray[Any]:
     """Return texts or numbers other than features as a file stores them under a name.
 
-    Numbers are little-endian, of 64 bits; only what was fitted may have float32. Texts are UTF-8,
-    padded to the longest.
+    Numbers are little-endian, of 64 bits. Other texts have float32, and what was fitted may have
+    it. Texts are UTF-8, padded to the longest.
     """
     if isinstance(value, list) or value.dtype.kind == "U":
         longest = max((len(str(text).encode()) for text in value), default=0)
@@ -635,7 +642,7 @@ def number_code(value: NDArray[Any], name: str) -> str:
     """Return the type that numbers other than features are stored in under a name."""
     if value.dtype.kind != "f":
         return "<i8"
-    if name.startswith("fitted/") and value.dtype == np.float32:
+    if name == "other_features" or (name.startswith("fitted/") and value.dtype == np.float32):
         return "<f4"
     return "<f8"
 

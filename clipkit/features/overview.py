@@ -46,6 +46,7 @@ def overview(file: Features) -> dict[str, Any]:
         "feature_bytes": size,
         "class_names": file.class_names,
         "texts": list(file.texts or []) or None,
+        "other_texts": list(file.other_texts or []) or None,
         "runs": file.run_count or None,
         "columns": list(file.runs) or None,
         "temperature": file.temperature,
@@ -79,6 +80,8 @@ def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
         rows += [("classes", len(names)), ("class names", abridged(names))]
     if texts:
         rows += [("texts", len(texts)), ("prompts", abridged(texts))]
+    if description["other_texts"]:
+        rows.append(("other texts", len(description["other_texts"])))
     if description["columns"]:
         rows += [("runs", description["runs"]), ("columns", ", ".join(description["columns"]))]
     for name in ("temperature", "logit_scale"):

@@ -24,6 +24,7 @@ from clipkit.features.history import check_history, check_scale
 from clipkit.features.model import (
     CLAIM_FIELDS,
     KINDS,
+    OTHER_TEXTS,
     RESULTS,
     TABLES,
     TEXTS_AT_ONCE,
@@ -60,6 +61,8 @@ TYPES: dict[str, tuple[Set[str], int]] = {
     "texts": ({"S"}, 1),
     "class_index": ({"<i8"}, 1),
     "class_names": ({"S"}, 1),
+    "other_features": ({"<f4"}, 2),
+    "other_texts": ({"S"}, 1),
     "runs": ({"S", "<i8", "<f8"}, 1),
 }
 TYPE_NAMES = {"S": "texts", "<i8": "whole numbers", "<f4": "numbers", "<f8": "numbers"}
@@ -177,6 +180,7 @@ def validate(file: FeatureFile) -> None:
         _check_classes(file, datasets)
         if file.claims:
             _check_claims(file)
+        _check_other_texts(file)
         if file.kind == "probe":
             _check_probe(file)
     except ClipkitError as error:
@@ -320,9 +324,11 @@ def _check_lengths(file: FeatureFile, datasets: dict[str, Any]) -> None:
         key = key_of(name)
         if key == "class_names" or (group == "fitted" and file.kind == "probe"):
             continue
+        if key in OTHER_TEXTS:
+            group = "other"
         rows = value.shape[1] if key == "predicted" else len(value)
         lengths.setdefault(group, {})[name] = rows
-        if key == "features":
+        if key in ("features", "other_features"):
             widths[name] = value.shape[1]
     for group_lengths in lengths.values():
         _check_equal("equal lengths", group_lengths)
@@ -361,6 +367,15 @@ def _check_classes(file: FeatureFile, datasets: dict[str, Any]) -> None:
         known = f" ({classes} class names)" if names else ""
         lowest = -1 if key == "class_index" else 0
         _check_class_range(name, index, classes, known, lowest=lowest)
+
+
+def _check_other_texts(file: FeatureFile) -> None:
+    """Check that other texts have finite embeddings, if there are any."""
+    rows, texts = file.other_features, file.other_texts
+    if (rows is None) != (texts is None):
+        raise ClipkitError("expected other_features and other_texts, got one of them")
+    if rows is not None and not np.isfinite(rows).all():
+        raise ClipkitError("other_features: expected finite numbers, got NaN or Inf")
 
 
 def _check_probe(file: FeatureFile) -> None:

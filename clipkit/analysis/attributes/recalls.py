@@ -7,6 +7,7 @@ other values are left out.
 - `zeroshot` predicts the value with the most similar words. Nothing is fitted. For a generative
   model, it is the value that the model says: the answer with the highest next-token logit.
 - `other_words` is the same with other texts of the file in the place of the words: their control.
+  If the file has few, they are the neutral texts that `textembed` keeps beside such words.
 - `names` is a probe on the cosines (or dot products) with those words.
 - `random` is the same probe on as many random directions.
 - `probe` is the probe on the whole embedding.
@@ -46,7 +47,15 @@ from clipkit.features import compatibility, similarity
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.attribute_tables import Table
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split, row_blocks
+from clipkit.features.model import (
+    FEWEST_OTHERS,
+    BlockMatrix,
+    FeatureFile,
+    Float32,
+    Int64,
+    Split,
+    row_blocks,
+)
 from clipkit.features.provenance import prompts_entry
 from clipkit.probes.classifiers import LOGREG, names_taking
 from clipkit.statistics.claims import ABOVE_CHANCE
@@ -64,7 +73,9 @@ NAMED = 3  # attributes that a warning names
 NULLS = 50  # fits on permuted numbers
 RANK_NULLS = 1000  # permutations of the scored numbers
 OTHER_WORDS = 100  # draws of other texts
-FEWEST_OTHERS = 20  # of fewer other texts, none is drawn
+# A neutral text is a near synonym of a word if their cosine is this many standard deviations above
+# the mean cosine of neutral texts with the word.
+NEAR = 2.0
 # Pairs of values of which the second is the positive one
 LABELS = (["0", "1"], ["-1", "1"], ["false", "true"], ["no", "yes"])
 POSITIVE = [positive for _, positive in LABELS]
@@ -74,12 +85,14 @@ DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (an?|the) ", re.IGNORECASE)
 class Words(NamedTuple):
     """Directions (P, D) of the words for an attribute's values, and the value of each (P,).
 
-    `others` (T, D) are the directions of all other texts of the file.
+    `others` (T, D) are the directions of all other texts of the file or, if these are few and
+    `are_neutral`, of its neutral texts.
     """
 
     directions: Float32
     values: Int64
     others: Float32
+    are_neutral: bool
 
 
 class Similarities(NamedTuple):
@@ -258,10 +271,11 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     for problem, names in names_with.items():
         console.warn(f"{results.join_names(names)}: {problem}")
     inputs = {"images": images.digest, **annotations.inputs}
-    prompts = None
+    prompts, neutral = None, None
     if words is not None:
         _note_missing_words(words, measured, metric)
         _note_few_others(words, measured)
+        neutral = _note_neutral(words, measured)
         inputs["words"] = words.digest
         prompts = prompts_entry(words)
     history = images.extended_history(
@@ -277,6 +291,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         common=common or None,
         seed=seed,
         prompts=prompts,
+        neutral=neutral or None,
         caveats=caveats or None,
         inputs=inputs | control_digests(untrained),
     )
@@ -293,6 +308,7 @@ class _Measured(NamedTuple):
     ranks: Int64  # see `_Attribute.ranks`
     problems: list[str]
     has_words: bool
+    has_neutral: bool  # texts as the control of its words
     value: str  # one of those that need words
 
 
@@ -312,8 +328,10 @@ def _measure_each(
             own_words = None if words is None else one.find_words(words)
             row, problems = one.row(own_words), one.problems()
             has_words, value = own_words is not None, (attribute.values or ["VALUE"])[0]
+            has_neutral = own_words is not None and own_words.are_neutral
+            ranks = one.ranks(scored)
             measured.append(
-                _Measured(attribute.name, row, one.ranks(scored), problems, has_words, value)
+                _Measured(attribute.name, row, ranks, problems, has_words, has_neutral, value)
             )
             report_progress(number, len(attributes))
     return measured
@@ -460,6 +478,20 @@ def _note_few_others(words: FeatureFile, measured: Sequence[_Measured]) -> None:
         )
 
 
+def _note_neutral(words: FeatureFile, measured: Sequence[_Measured]) -> list[str]:
+    """Note the attributes whose words are compared with neutral texts, and return them."""
+    names = []
+    for one in measured:
+        if one.has_neutral and not math.isnan(one.row["other_words"]):
+            names.append(one.name)
+    if names:
+        console.note(
+            f"{words.display_name} has fewer than {FEWEST_OTHERS} other texts for the words of "
+            f"{results.join_names(names)}: neutral texts are their control"
+        )
+    return names
+
+
 def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     """Return the prompts of the classes that are the words for the values, in their order."""
     index = np.asarray(words.class_index)
@@ -468,7 +500,26 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     directions = np.asarray(similarity.comparable(features, words, words.display_name), np.float32)
     value_of_class = np.zeros(max(classes) + 1, np.int64)
     value_of_class[classes] = np.arange(len(classes))
-    return Words(directions[is_word], value_of_class[index[is_word]], directions[~is_word])
+    own, others = directions[is_word], directions[~is_word]
+    are_neutral = False
+    if len(others) < FEWEST_OTHERS and words.other_features is not None:
+        neutral = similarity.comparable(words.other_features, words, words.display_name)
+        others = _without_near_synonyms(np.asarray(neutral, np.float32), own)
+        are_neutral = True
+    return Words(own, value_of_class[index[is_word]], others, are_neutral)
+
+
+def _without_near_synonyms(texts: Float32, words: Float32) -> Float32:
+    """Return the texts (T, D) that are not much more similar to one of the words than most are.
+
+    A fixed cosine is no limit, since the level of cosines differs between models, nor is the cosine
+    of two words: opposites, such as "a color photo" and "a grayscale photo", are less similar to
+    each other than to most texts. docs/commands/attributes.md says what this rule finds.
+    """
+    cosines = similarity.products(texts, words)
+    excess = cosines - cosines.mean(axis=0)
+    is_near = (excess > NEAR * cosines.std(axis=0)).any(axis=1)
+    return np.asarray(texts[~is_near])
 
 
 class _Attribute:
@@ -555,7 +606,7 @@ class _Attribute:
         found = _words_of(words, classes)
         chosen = np.isin(found.values, self.occurring)
         values = np.searchsorted(self.occurring, found.values[chosen])
-        return Words(found.directions[chosen], values, found.others)
+        return found._replace(directions=found.directions[chosen], values=values)
 
     def row(self, words: Words | None) -> Row:
         """Return the run of the attribute."""
