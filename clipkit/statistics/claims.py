@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 from clipkit.features.model import Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
-from clipkit.statistics.power import rows_needed
+from clipkit.statistics.power import INTERVAL, PAIRED, SHARE, rows_needed
 
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
 MISCALIBRATED = "miscalibrated"
@@ -111,20 +111,23 @@ class Claim:
         object.__setattr__(self, "needs", needs)
 
     def _decide(self) -> tuple[str, str, float]:
-        paired, bottom, top = self.against.paired, self.against.low, self.against.high
-        measured = (self.value, self.low, self.high)
-        if paired is not None:
-            bottom = top = 0.0
-            measured = (self.value - self.against.value, *paired)
-        elif math.isnan(bottom) or math.isnan(top):
-            bottom = top = self.against.value
-        verdict = decide(*measured[1:], bottom, top)
+        value, limits, against = self.value, (self.low, self.high), self.against.value
+        others, kind = (self.against.low, self.against.high), INTERVAL
+        if self.unit == "%":
+            kind = SHARE
+        if self.against.paired is not None:
+            value, limits, against = value - against, self.against.paired, 0.0
+            others, kind = (0.0, 0.0), PAIRED
+        elif math.isnan(sum(others)):
+            others = (against, against)
+        verdict = decide(*limits, *others)
         if verdict != NOT_DECIDED:
             return verdict, "", math.nan
-        if math.isnan(measured[1]) or math.isnan(measured[2]):
+        if math.isnan(sum(limits)):
             return verdict, NO_INTERVAL, math.nan
-        against = 0.0 if paired is not None else self.against.value
-        needs = rows_needed(*measured, against, self.n, bottom, top)
+        needs = rows_needed(value, limits, against, self.n, others, kind)
+        if needs <= self.n:  # another rule than the interval's keeps it open
+            needs = math.nan
         return verdict, INCLUDES.format(self.against.name), needs
 
     def held_against(self, against: Reference) -> Claim:
@@ -792,10 +795,11 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
         limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
         return decide(*limits, against, against)
 
-    def needed(name: str, against: float) -> float:
-        low, high = _number(row, f"{name}_low"), _number(row, f"{name}_high")
-        return rows_needed(_number(row, name), low, high, against, n)
+    def needed(name: str, against: float, classes: int = 0) -> float:
+        limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
+        return rows_needed(_number(row, name), limits, against, n, classes=classes)
 
+    classes = int(row.get("values", 0)) if "metric" not in row else 0  # of a mean recall
     chance, probe = _number(row, "chance"), _number(row, "probe")
     least, half = chance + ABOVE_CHANCE, HALF * (probe - chance)
     if math.isnan(_number(row, "probe_low")):
@@ -805,7 +809,11 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
             return NOT_DECIDED, FEW_TO_FIT, math.nan
         if probe <= least:
             return NOT_DECIDED, AT_CHANCE, math.nan
-        return NOT_DECIDED, f"the interval of the probe includes {CHANCE}", needed("probe", least)
+        return (
+            NOT_DECIDED,
+            f"the interval of the probe includes {CHANCE}",
+            needed("probe", least, classes),
+        )
     if math.isnan(_number(row, "gain_low")):
         return NOT_DECIDED, NO_CONTROL, math.nan
     kept = verdict("gain", half)
@@ -822,7 +830,7 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
     if verdict("zeroshot", chance) != ABOVE:
         if reach == BELOW:
             return NOT_REACHED, "", math.nan
-        return NO_WORDS, OF_WORDS, needed("zeroshot", chance)
+        return NO_WORDS, OF_WORDS, needed("zeroshot", chance, classes)
     if math.isnan(_number(row, "other_words95")):
         return NO_WORDS, FEW_OTHERS, math.nan
     exceed_others = _number(row, "zeroshot") > _number(row, "other_words95")
@@ -934,7 +942,7 @@ def of_draws(
     bottom, top = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
     needs = math.nan
     if value > chance:
-        needs = rows_needed(value, value - (top - chance), value + (chance - bottom), chance, n)
+        needs = rows_needed(value, (value - (top - chance), value + (chance - bottom)), chance, n)
     claim = Claim(subject, value, math.nan, math.nan, Reference(CHANCE, chance), n, unit, run)
     return by_permutations(claim, p_of(drawn, value, ROUNDING), needs)
 
@@ -957,7 +965,7 @@ def description_claims(row: Mapping[str, Any], run: int) -> list[Claim]:
     """
     t, null95, n = row["t"], row["t_null95"], int(row["rows"])
     others = Reference(OTHER_IMAGES, 0.0)
-    needs = rows_needed(t, t - null95, t + null95, 0.0, n)
+    needs = rows_needed(t, (t - null95, t + null95), 0.0, n)
     subject = f"{row['group']}, {row['prompt']}: t"
     claim = Claim(subject, t, math.nan, math.nan, others, n, "", run)
     if row.get("untested"):
