@@ -290,7 +290,7 @@ def test_the_verdict_holds_each_group_against_the_other_images(tmp_path):
     assert "on 40 rows, above the other images (0.00)" in table
     path = saved(tmp_path / "not.h5", logits())
     for row in rows(ok("describe", path, "--top", "1", "--columns", columns).stdout):
-        assert row["verdict"] == "not decided against the other images"
+        assert row["verdict"].startswith("not decided")
         assert row["because"].endswith("of permutations reach it")
         assert float(row["needs"]) > 40
 

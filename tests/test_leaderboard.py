@@ -115,7 +115,6 @@ def test_rows_that_depend_on_each_other_count_once():
         assert [row[name] for name in same] == pytest.approx(
             [once[name] for name in same], rel=1e-9, nan_ok=True
         )
-    assert "p changes the signs of 600 clusters of these rows" in findings(twice)[0]
 
 
 def test_a_result_that_is_not_tested_has_no_interval_and_its_note_says_why():
