@@ -232,11 +232,18 @@ OTHERS = (
 )
 
 
+CLAIMED = ("verdict", "because", "needs")
+
+
 def report(line: str, folder: Path, keys: str) -> dict[str, list[Any]]:
     """Return the columns of a report, its rows in the order of some of them."""
     command, *words = line.split()
     rows = json.loads(ok(command, *words, "--format", "json").stdout)
     rows = [row for row in rows if not row.get("fitted")]  # its temperature is no setting
+    for row in rows:
+        claims = row.pop("claims", None)
+        for name in CLAIMED if claims is not None else ():
+            row[name] = [claim[name] for claim in claims]
     rows.sort(key=lambda row: [str(row[key]) for key in keys.split()])
     return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -318,7 +325,7 @@ def test_a_column_that_a_run_lacks_is_empty_with_a_note(world):
     ("line", "hint"),
     [
         ("probe img.h5 --columns acurracy", "did you mean accuracy?"),
-        ("probe img.h5 --columns ece", "known: C, acc1, "),
+        ("probe img.h5 --columns zzz", "known: C, acc1, "),
         ("choose img.h5 items.h5 --columns write", "did you mean right or items?"),
     ],
 )
