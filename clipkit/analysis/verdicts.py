@@ -18,7 +18,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.base.views import of_command
 from clipkit.features.columns import BECAUSE, NEEDS, VERDICT
 from clipkit.features.model import CLAIM_FIELDS, FeatureFile
-from clipkit.statistics.claims import ABOVE, BELOW, INCLUDES, NOT_DECIDED, Claim, Reference
+from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
 
 COLUMNS = (VERDICT.name, BECAUSE.name, NEEDS.name)
 TYPES = {"S": np.str_, "<i8": np.int64, "<f8": np.float64}
@@ -96,7 +96,7 @@ def of_runs(result: FeatureFile) -> list[dict[str, Any]]:
 def _summary(claims: Sequence[Claim]) -> dict[str, Any]:
     verdicts, reasons, needed = [], [], []
     for claim in claims:
-        verdicts.append(_verdict(claim, is_alone=len(claims) == 1))
+        verdicts.append(_verdict(claim))
         reasons.append(claim.because)
         if not math.isnan(claim.needs):
             needed.append(claim.needs)
@@ -105,17 +105,13 @@ def _summary(claims: Sequence[Claim]) -> dict[str, Any]:
     return dict(zip(COLUMNS, [said, why, max(needed, default=None)], strict=True))
 
 
-def _verdict(claim: Claim, is_alone: bool) -> str:
+def _verdict(claim: Claim) -> str:
     """Return the verdict of a claim, with what it is held against.
 
-    A group of attributes that is not decided is held against more than one thing.
-
-    >>> _verdict(Claim("right", 0.51, 0.47, 0.55, Reference("chance", 0.5), 600), is_alone=True)
+    >>> _verdict(Claim("right", 0.51, 0.47, 0.55, Reference("chance", 0.5), 600))
     'not decided against chance'
     """
-    if claim.verdict == NOT_DECIDED and not is_alone:
-        return f"{claim.verdict} against {claim.against.name}"
-    if claim.because == INCLUDES.format(claim.against.name):
+    if claim.verdict == NOT_DECIDED:
         return f"{claim.verdict} against {claim.against.name}"
     if claim.verdict in (ABOVE, BELOW):
         return f"{claim.verdict} {claim.against.name}"

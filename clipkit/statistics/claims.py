@@ -783,6 +783,8 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
     name = SAID.get(group, group) if is_said else group
     probe, low, high = (_number(row, f"probe{end}") for end in ("", "_low", "_high"))
     against = Reference(CHANCE, _number(row, "chance"))
+    if because in (NO_CONTROL, OF_GAIN):
+        against = Reference(CONTROL, _number(row, "control"))
     n = int(row["rows"])
     return Claim(row["attribute"], probe, low, high, against, n, unit, run, name, because, needs)
 
