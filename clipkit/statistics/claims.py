@@ -103,9 +103,11 @@ class Claim:
 
     def __post_init__(self) -> None:
         """Decide, unless a verdict is given."""
-        if self.verdict:
-            return
-        verdict, because, needs = self._decide()
+        verdict, because, needs = self.verdict, self.because, self.needs
+        if not verdict:
+            verdict, because, needs = self._decide()
+        if math.isfinite(needs):
+            needs = float(math.ceil(needs))
         object.__setattr__(self, "verdict", verdict)  # as dataclasses do in a frozen class
         object.__setattr__(self, "because", because)
         object.__setattr__(self, "needs", needs)
