@@ -106,7 +106,7 @@ def type_of_files(parameter: inspect.Parameter, one: Any) -> Any:
 
 
 def _no_claims(result: FeatureFile) -> Sequence[Claim]:
-    return ()
+    return []
 
 
 def _say_claims(result: FeatureFile) -> list[str]:

@@ -203,7 +203,7 @@ def use_groups(file: FeatureFile, groups: Sequence[str], seed: int | None = None
     if not file.is_result:
         return grouped
     # what a probe fitted are the earlier classes
-    scored = replace(as_result(grouped), runs=_scored_again(grouped))
+    scored = replace(as_result(grouped), runs=_scored_again(grouped), claims={})
     keep_claims(scored)
     return scored
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from clipkit.analysis.results import columns_of, newest_entry
 from clipkit.base.errors import ClipkitError
+from clipkit.base.tables import rounded
 from clipkit.base.views import of_command
 from clipkit.features.columns import BECAUSE, NEEDS, VERDICT
 from clipkit.features.model import CLAIM_FIELDS, FeatureFile
@@ -56,16 +57,17 @@ def claims_of(result: FeatureFile) -> list[Claim]:
     """
     if not result.claims:
         return _made_now(result)
-    found = []
+    claims = []
     for row in rows_of(result):
         against = Reference(row.pop("against"), row.pop("against_value"))
-        found.append(Claim(n=row.pop("rows"), against=against, **row))
-    return found
+        claims.append(Claim(n=row.pop("rows"), against=against, **row))
+    return claims
 
 
 def keep_claims(result: FeatureFile) -> None:
-    """Store in a result what its question claims of it."""
-    keep(result, _made_now(result))
+    """Store in a result what its question claims of it, unless it holds claims already."""
+    if not result.claims:
+        keep(result, _made_now(result))
 
 
 def _made_now(result: FeatureFile) -> list[Claim]:
@@ -101,8 +103,8 @@ def _summary(claims: Sequence[Claim]) -> dict[str, Any]:
         if not math.isnan(claim.needs):
             needed.append(claim.needs)
     texts = ["; ".join(filter(None, dict.fromkeys(found))) for found in (verdicts, reasons)]
-    said, why = (text or None for text in texts)
-    return dict(zip(COLUMNS, [said, why, max(needed, default=None)], strict=True))
+    verdict, because = (text or None for text in texts)
+    return dict(zip(COLUMNS, [verdict, because, max(needed, default=None)], strict=True))
 
 
 def _verdict(claim: Claim) -> str:
@@ -122,15 +124,13 @@ def with_claims(rows: Sequence[Mapping[str, Any]], result: FeatureFile) -> Seque
     """Return the runs of a result with a list of their claims, if it holds any."""
     if not result.claims:
         return rows
-    found = [{**row, "claims": []} for row in rows]
+    with_lists: list[dict[str, Any]] = [{**row, "claims": []} for row in rows]
     for claim in rows_of(result):
         run = claim.pop("run")
-        for name, value in claim.items():
-            if isinstance(value, float):
-                claim[name] = None if math.isnan(value) else float(f"{value:.8g}")
         if run >= 0:
-            found[run]["claims"].append(claim)
-    return found
+            of_run = {name: rounded(value) for name, value in claim.items()}
+            with_lists[run]["claims"].append(of_run)
+    return with_lists
 
 
 def add_verdicts(

@@ -203,7 +203,7 @@ def emit(rows: Iterable[Row], view: View, notes: Sequence[str] = ()) -> None:
     first = list(itertools.islice(pending, MAX_TABLE))
     chosen_columns = view.chosen_columns
     names = _choose(first, chosen_columns)
-    empty = [name for name in chosen_columns if all(_rounded(row[name]) is None for row in first)]
+    empty = [name for name in chosen_columns if all(rounded(row[name]) is None for row in first)]
     if first and empty:  # which a table leaves out
         note(f"no row has a value of {', '.join(empty)}")
     format = chosen_format(view.format)
@@ -234,7 +234,7 @@ def _write_json(rows: Iterable[Row], names: Sequence[str]) -> None:
     """Write a list of objects, as `json.dumps` with an indent of 2 does."""
     before, end = "[\n", "[]\n"
     for row in rows:
-        text = json.dumps({name: _rounded(row[name]) for name in names}, indent=2)
+        text = json.dumps({name: rounded(row[name]) for name in names}, indent=2)
         sys.stdout.write(before + textwrap.indent(text, "  "))
         before, end = ",\n", "\n]\n"
     sys.stdout.write(end)
@@ -256,7 +256,7 @@ def _lines(rows: Iterable[Row], names: Sequence[str], header: bool) -> Iterator[
     if header:
         yield names
     for row in rows:
-        yield [_text(_rounded(row[name])) for name in names]
+        yield [_text(rounded(row[name])) for name in names]
 
 
 def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
@@ -278,16 +278,16 @@ def chosen_format(format: str | None) -> str:
 def _cells(rows: Sequence[Row], names: Sequence[str]) -> Cells:
     cells = {}
     for name in names:
-        cells[name] = [_rounded(row[name]) for row in rows]
+        cells[name] = [rounded(row[name]) for row in rows]
     return cells
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """Round a float to 8 digits; return None for NaN, which marks what does not apply.
 
     float32 holds 7 digits, and a fraction of up to ten million rows differs in 8 from the next.
 
-    >>> _rounded(0.39599999999999996), _rounded(float("nan")), _rounded("a")
+    >>> rounded(0.39599999999999996), rounded(float("nan")), rounded("a")
     (0.396, None, 'a')
     """
     if not isinstance(value, float):

@@ -426,8 +426,8 @@ def report_rows(
     result: FeatureFile, view: View, rows: Sequence[Mapping[str, Any]] | None = None
 ) -> Sequence[Mapping[str, Any]]:
     """Return the rows of a result's report: its runs or, if given, other rows about it."""
+    from clipkit.analysis import verdicts
     from clipkit.analysis.for_people import rows_for_people, rows_with_chance
-    from clipkit.analysis.verdicts import add_verdicts, with_claims
 
     if view.is_for_people:
         return rows_for_people(result, rows)
@@ -435,9 +435,9 @@ def report_rows(
     if rows is None:
         rows = rows_with_chance(result)
     if view.columns is None:
-        return rows if view.format != "json" else with_claims(rows, result)
-    if is_of_runs:
-        rows = list(add_verdicts(rows, result))
+        return rows if view.format != "json" else verdicts.with_claims(rows, result)
+    if is_of_runs and not set(verdicts.COLUMNS).isdisjoint(view.columns):
+        rows = list(verdicts.add_verdicts(rows, result))
     return list(with_chosen(rows, result, view))
 
 

@@ -527,9 +527,9 @@ def only_runs(file: FeatureFile, split: str | None = None) -> FeatureFile:
         known = sorted({*file.split_of_runs} - {""})
         raise unknown(f"split of {file.display_name}", split, known)
     runs = {name: values[scored] for name, values in file.runs.items()}
-    claims = {}
-    if file.claims:
-        kept = np.isin(file.claims["run"], scored)
-        claims = {name: values[kept] for name, values in file.claims.items()}
+    is_kept = np.isin(file.claims.get("run", []), scored)
+    claims: dict[str, Any] = {}
+    if is_kept.any():
+        claims = {name: values[is_kept] for name, values in file.claims.items()}
         claims["run"] = np.searchsorted(scored, claims["run"])
-    return replace(file, runs=runs, claims=claims if len(claims.get("run", ())) else {})
+    return replace(file, runs=runs, claims=claims)

@@ -38,7 +38,7 @@ from clipkit.report.markdown import (
 from clipkit.report.steps import newest_settings, run_settings, settings
 from clipkit.report.tables import Pair, difference_table, layer_table
 from clipkit.statistics import metrics
-from clipkit.statistics.claims import MAKE_CONTROL, NO_CONTROL
+from clipkit.statistics.claims import control_sentences
 
 MOST_RUNS = 100  # of a file in a table
 NUMBERED = (
@@ -482,7 +482,7 @@ def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
         if len(facts) == 1 and not scored.untestable:
             facts += summary.lowest_class(predictions, scored.name)
     if facts and not has_control:
-        facts.append(Fact("Control", f"{NO_CONTROL[0].upper()}{NO_CONTROL[1:]}. {MAKE_CONTROL}."))
+        facts.append(Fact("Control", control_sentences()))
     return facts
 
 

@@ -127,8 +127,7 @@ def answer(result: FeatureFile, source: str = "") -> list[Fact]:
     """Count and name the attributes of each group."""
     found = claims_of(result)
     facts = [Fact("Attributes", f"{claims.attributes_sentence(found)}.", source)] if found else []
-    for sentence in findings(result):
-        group, _, names = sentence.partition(": ")
+    for group, names in claims.attribute_names(found).items():
         facts.append(Fact(group.capitalize(), escape(names)))
     return facts
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.features.model import Floats, Int64
+from clipkit.features.model import FEWEST_OTHERS, Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import INTERVAL, PAIRED, SHARE, rows_needed
@@ -31,8 +31,8 @@ CHANCE, CONTROL = "chance", "the untrained control"
 INCLUDES = "the interval includes {}"
 NO_INTERVAL = "it has no interval"
 NO_CONTROL = "there is no untrained control"
-MAKE_CONTROL = "Embed the same images with --untrained 0 to make one"
-FEW_OTHERS = "there are fewer than 20 other words"
+MAKE_CONTROL = "embed the same images with --untrained 0 to make one"
+FEW_OTHERS = f"there are fewer than {FEWEST_OTHERS} other words"
 NAMED = 3  # things that a sentence names; of more, it has the number
 LEVEL = 0.05  # of two-sided tests: a wrong claim in one direction has half of it
 
@@ -460,6 +460,11 @@ def verdict_of_b(row: Mapping[str, Any]) -> str:
     return decide(-high, -low, 0, 0)
 
 
+def control_sentences() -> str:
+    """Say that a control is missing, and how to make one."""
+    return f"{_capitalized(NO_CONTROL)}. {_capitalized(MAKE_CONTROL)}."
+
+
 def leaderboard_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
     """Name the results that are above and below the first of a leaderboard; "" for one row.
 
@@ -863,18 +868,18 @@ def attribute_groups(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
     return {name: members for name, members in groups.items() if members}
 
 
-def attribute_sentences(claims: Sequence[Claim]) -> list[str]:
-    """Name the attributes of each group; for those that are not decided, also why.
+def attribute_names(claims: Sequence[Claim]) -> dict[str, str]:
+    """List the attributes of each group; for those that are not decided, also why.
 
     >>> chance = Reference("chance", 0.5)
     >>> known = Claim("colour", 0.9, 0.8, 1.0, chance, 100, verdict=REACHED)
     >>> open_one = replace(known, subject="angle", verdict=NOT_DECIDED, because=OF_GAIN, needs=900)
-    >>> for text in attribute_sentences([open_one, known]):
-    ...     print(text)
+    >>> for group, names in attribute_names([open_one, known]).items():
+    ...     print(f"{group}: {names}")
     learned and reached by words: colour
     not decided: angle (the interval of the gain over the control includes half; 900 images)
     """
-    texts = []
+    texts = {}
     for name, members in attribute_groups(claims).items():
         of_reason: dict[str, list[str]] = {}
         needed: dict[str, float] = {}
@@ -886,11 +891,11 @@ def attribute_sentences(claims: Sequence[Claim]) -> list[str]:
         for because, names in of_reason.items():
             reason = because
             if because == NO_CONTROL:
-                reason += f"; {MAKE_CONTROL[0].lower()}{MAKE_CONTROL[1:]}"
+                reason += f"; {MAKE_CONTROL}"
             if not math.isnan(needed[because]):
                 reason += f"; {needed[because]:,.0f} images"
             parts.append(", ".join(names) + (f" ({reason})" if reason else ""))
-        texts.append(f"{name}: {'; '.join(parts)}")
+        texts[name] = "; ".join(parts)
     return texts
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from clipkit.analysis.options import Cluster, Common, FirstSplit, SameRows, Seed, Table
-from clipkit.analysis.question import Analysis, FeatureFile, Input
+from clipkit.analysis.question import Analysis, Claim, FeatureFile, Input
 from clipkit.base.options import option
 from clipkit.features.columns import (
     CLUSTERS,
@@ -23,9 +23,6 @@ from clipkit.features.columns import (
     Column,
     K,
 )
-
-if TYPE_CHECKING:
-    from clipkit.statistics.claims import Claim
 
 FILES = Input("FILE", "Feature files of images or texts.", ("images", "texts"))
 

@@ -232,9 +232,10 @@ def _claim(result: FeatureFile) -> list[Claim]:
 def _find(result: FeatureFile) -> list[str]:
     """Name the attributes of each group, and say what keeps the others from being decided."""
     from clipkit.analysis.verdicts import claims_of
-    from clipkit.statistics.claims import attribute_sentences
+    from clipkit.statistics.claims import attribute_names
 
-    return attribute_sentences(claims_of(result))
+    groups = attribute_names(claims_of(result))
+    return [f"{group}: {names}" for group, names in groups.items()]
 
 
 LAYOUT = Layout(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from clipkit.analysis.options import Attribute, Common, LabelledFile, Seeds, Table
-from clipkit.analysis.question import Analysis, FeatureFile
+from clipkit.analysis.question import Analysis, Claim, FeatureFile
 from clipkit.base.options import option, split_option
 from clipkit.features.columns import AMI, ARI, NMI, PURITY, SEED, K
-
-if TYPE_CHECKING:
-    from clipkit.statistics.claims import Claim
 
 
 def cluster(

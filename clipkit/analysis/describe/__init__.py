@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from clipkit.analysis.options import Cluster, Common, FirstSplit, Seed, Table
-from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
+from clipkit.analysis.question import UNDERSTAND, Analysis, Claim, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import CONTROLS_PANEL, attribute_option, option
 from clipkit.features.columns import (
@@ -21,9 +21,6 @@ from clipkit.features.columns import (
     Column,
     P,
 )
-
-if TYPE_CHECKING:
-    from clipkit.statistics.claims import Claim
 
 LOGITS = Input("FILE", "Feature file (default: standard input).", ("logits",), is_piped=True)
 

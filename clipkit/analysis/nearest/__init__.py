@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from clipkit.analysis.options import FirstSplit
 from clipkit.analysis.question import Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
 from clipkit.features.columns import ID, LABEL, NUMBER, PROMPT, RANK, ROWS, TEXT, Column
-
-if TYPE_CHECKING:
-    from clipkit.statistics.claims import Claim
 
 FILE = Input(
     "FILE",
@@ -71,17 +68,9 @@ COLUMNS = (
 )
 
 
-def _claim(result: FeatureFile) -> list[Claim]:
-    """Return what the search claimed: it knows the classes of all rows."""
-    from clipkit.analysis.verdicts import claims_of
-
-    return claims_of(result) if result.claims else []
-
-
 ANALYSIS = Analysis(
     "nearest",
     "Which images are most similar to a prompt or an image?",
     nearest,
     columns=COLUMNS,
-    claims=_claim,
 )
