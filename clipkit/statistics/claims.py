@@ -158,7 +158,7 @@ def relations(claims: Sequence[Claim], decimals: int = 1) -> str:
 
     >>> chance, control = Reference("chance", 0.5), Reference("the control", 0.64)
     >>> relations([Claim("", 0.66, 0.62, 0.7, against, 600) for against in (chance, control)])
-    'above chance (50.0 %), not decided against the control (64.0 %; 4,710 rows would decide)'
+    'above chance (50.0 %), not decided against the control (64.0 %; 4,644 rows would decide)'
     """
     named: dict[str, list[str]] = {}
     for claim in claims:
