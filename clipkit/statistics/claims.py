@@ -158,14 +158,14 @@ def relations(claims: Sequence[Claim], decimals: int = 1) -> str:
 
     >>> chance, control = Reference("chance", 0.5), Reference("the control", 0.64)
     >>> relations([Claim("", 0.66, 0.62, 0.7, against, 600) for against in (chance, control)])
-    'above chance (50.0 %), not decided against the control (64.0 %; 4,644 rows would decide)'
+    'above chance (50.0 %), not decided against the control (64.0 %; 4,600 rows would decide)'
     """
     named: dict[str, list[str]] = {}
     for claim in claims:
         against = claim.against
         value = _format(against.value, claim.unit, decimals)
         if not math.isnan(claim.needs):
-            value += f"; {claim.needs:,.0f} rows would decide"
+            value += f"; {_about(claim.needs)} rows would decide"
         named.setdefault(claim.verdict, []).append(f"{against.name} ({value})")
     parts = []
     for verdict, names in named.items():
@@ -238,6 +238,11 @@ def _format(value: float, unit: str, decimals: int) -> str:
     if unit == "%":
         return f"{100 * value:.{decimals}f} %"
     return f"{value:.{decimals + 1}f}"
+
+
+def _about(rows: float) -> str:
+    """Return an estimated number of rows with two digits, since more would say nothing."""
+    return f"{float(f'{rows:.2g}'):,.0f}"
 
 
 def _list(names: Sequence[str]) -> str:
@@ -893,7 +898,7 @@ def attribute_names(claims: Sequence[Claim]) -> dict[str, str]:
             if because == NO_CONTROL:
                 reason += f"; {MAKE_CONTROL}"
             if not math.isnan(needed[because]):
-                reason += f"; {needed[because]:,.0f} images"
+                reason += f"; {_about(needed[because])} images"
             parts.append(", ".join(names) + (f" ({reason})" if reason else ""))
         texts[name] = "; ".join(parts)
     return texts
