@@ -11,6 +11,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features.annotations import Attribute
 from clipkit.features.arrays import missing_labels
+from clipkit.features.draws import rows_by_class, stratified_split
 from clipkit.features.matching import (
     choose_splits,
     count_shared_rows,
@@ -18,7 +19,6 @@ from clipkit.features.matching import (
     may_share_rows,
 )
 from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
-from clipkit.features.splitting import rows_by_class, stratified_split
 
 V = TypeVar("V")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them

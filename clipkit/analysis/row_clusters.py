@@ -14,10 +14,10 @@ from clipkit.base.errors import UsageError
 from clipkit.features.annotations import CLASS, Annotations, read_attribute
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.attribute_tables import Table
+from clipkit.features.draws import number_groups
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import FeatureFile, Int64
-from clipkit.features.splitting import number_groups
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import FEW, unless_separate
 

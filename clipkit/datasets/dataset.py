@@ -18,7 +18,7 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.datasets import images, remote
-from clipkit.features import splitting
+from clipkit.features import draws
 from clipkit.features.model import Int64, row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
@@ -321,8 +321,8 @@ class Dataset:
 
         `splitting.split` draws the same rows with the same fractions and seed.
         """
-        source = splitting.choose_source(self.splits, None, self.name)
-        rows = splitting.split_rows(
+        source = draws.choose_source(self.splits, None, self.name)
+        rows = draws.split_rows(
             self.splits,
             fractions,
             source=source,
@@ -331,7 +331,7 @@ class Dataset:
             display_name=self.name,
         )
         parts = {name: self.splits[source].take(numbers) for name, numbers in rows.items()}
-        splits = splitting.replace_split(self.splits, source, parts)
+        splits = draws.replace_split(self.splits, source, parts)
         details = {
             **self.details,
             "split_off": {"fractions": dict(fractions), "from": source, "seed": seed},
