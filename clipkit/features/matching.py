@@ -10,7 +10,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -220,27 +220,6 @@ def find_ids(ids: Sequence[str], known: Sequence[str]) -> Found:
             if len(best) == min(len(wanted), len(known)):
                 break
     return Found(np.array([best.get(row_id, -1) for row_id in ids], np.int64), best_rule)
-
-
-def find_repeat(keys: Sequence[Hashable]) -> tuple[int, int] | None:
-    """Return the places of the first key that occurs again: where it is first, and next.
-
-    This takes 16 bytes for each key, a set about 60.
-
-    >>> find_repeat(["a", "b", "c", "b"])
-    (1, 3)
-    """
-    hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
-    ordered = np.sort(hashes)
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(repeated):
-        return None
-    first: dict[Hashable, int] = {}
-    for place in np.flatnonzero(np.isin(hashes, repeated)).tolist():
-        earlier = first.setdefault(keys[place], place)
-        if earlier != place:
-            return earlier, place
-    return None
 
 
 def _tells_apart(form: Callable[[str], str], ids: Collection[str]) -> bool:
