@@ -16,7 +16,7 @@ import numpy as np
 from clipkit import features
 from clipkit.analysis import find, for_people, results
 from clipkit.analysis.question import of_command
-from clipkit.base import console, tables
+from clipkit.base import cells, console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
@@ -456,10 +456,10 @@ def _is_setting(column: Column) -> bool:
 
 def _known(cell: str) -> Cell:
     """Return the Markdown of a cell, and its bar, if any; `-` marks what does not apply."""
-    if cell == tables.EMPTY:
+    if cell == cells.EMPTY:
         return ""
     text = escape(cell)
-    if not isinstance(cell, tables.Cell) or math.isnan(cell.value):
+    if not isinstance(cell, cells.Cell) or math.isnan(cell.value):
         return text
     bar = Bar(cell.value, cell.low, cell.high, cell.reference, cell.control)
     return Number(text, replace(bar, reference_name=cell.reference_name))

@@ -12,8 +12,8 @@ from clipkit.analysis.compare import comparison
 from clipkit.analysis.compare.comparison import Bools
 from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.layout import make_cell
+from clipkit.base.cells import NO_BREAK, format_p
 from clipkit.base.markdown import escape
-from clipkit.base.tables import NO_BREAK, format_p
 from clipkit.base.version import __version__
 from clipkit.features.columns import columns_of_command
 from clipkit.features.history import Entry
