@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Int64
 from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import Table
 from clipkit.features.columns import LABELS, TEXT
-from clipkit.features.model import FeatureFile, Int64, known_columns
+from clipkit.features.model import FeatureFile, known_columns
 from clipkit.features.splitting import take
 from clipkit.statistics import metrics
 

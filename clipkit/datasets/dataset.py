@@ -17,10 +17,11 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
+from clipkit.base.matrices import Int64
 from clipkit.datasets import images, remote
 from clipkit.datasets.labels import NO_LABEL, NamedClasses, number_labels
 from clipkit.features import draws
-from clipkit.features.model import Int64, row_ids
+from clipkit.features.model import row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
 CACHED_BLOCKS = 8

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.matrices import Int64
 from clipkit.base.names import positions
 from clipkit.datasets.wordnet import escape_text
-from clipkit.features.model import Int64
 
 NO_LABEL = -1
 

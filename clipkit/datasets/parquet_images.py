@@ -26,6 +26,7 @@ from PIL import Image
 from clipkit.base import console, files
 from clipkit.base.csv_rows import check_characters, check_different
 from clipkit.base.errors import ClipkitError, ImageError, read_errors
+from clipkit.base.matrices import Int64
 from clipkit.base.names import escape, find_repeat
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
@@ -46,7 +47,6 @@ from clipkit.datasets.rows import (
     list_columns,
 )
 from clipkit.features.history import drop_none
-from clipkit.features.model import Int64
 from clipkit.features.parquet import (
     column_chunks,
     declared_features,

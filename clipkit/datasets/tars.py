@@ -22,13 +22,13 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.csv_rows import BOM, decode, parse_json
 from clipkit.base.errors import ClipkitError, ImageError, shorten
+from clipkit.base.matrices import Int64
 from clipkit.base.names import escape, find_repeat
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.labels import NO_LABEL, LabelCodes
 from clipkit.datasets.remote import RangeReader, SharedCache, StoredFile, display_url
 from clipkit.datasets.wordnet import MAX_NAME
-from clipkit.features.model import Int64
 from clipkit.prompts.texts import check_length
 
 ZEROS = bytes(tarfile.BLOCKSIZE)

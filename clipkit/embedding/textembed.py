@@ -16,12 +16,13 @@ import numpy as np
 from clipkit import features, models
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.base.matrices import Floats, Int64
 from clipkit.base.names import escape
 from clipkit.datasets.registry import REGISTRY
 from clipkit.features import similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import DOT_PRODUCT
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.features.validation import MAX_INTEGER
 from clipkit.models.hub import canonical_name, is_python

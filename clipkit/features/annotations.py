@@ -34,13 +34,14 @@ from clipkit.base.csv_rows import (
     read_table,
 )
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.base.matrices import Floats, Int64
 from clipkit.base.names import find_repeat, positions
 from clipkit.features import matching
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import ENDINGS, OpenTable, Table, open_table
 from clipkit.features.endings import import_parquet
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import original_splits
 
 CLASS = "class"  # the attribute that consists of the labels of a file

@@ -12,11 +12,12 @@ from typing import IO, Any
 import numpy as np
 
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Int64
 from clipkit.base.names import distinct_names
 from clipkit.features import npz
 from clipkit.features.columns import SETTINGS
 from clipkit.features.history import drop_none
-from clipkit.features.model import METADATA, FeatureFile, Int64
+from clipkit.features.model import METADATA, FeatureFile
 
 CSV_LINE_END = "\r\n"
 Thumbnails = Mapping[str, Iterator[bytes]]  # of each split, an encoded image per row

@@ -25,6 +25,7 @@ from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten, unknown
 from clipkit.base.files import atomic_write, spool_input
+from clipkit.base.matrices import Float32, Int64, as_float32
 from clipkit.base.names import abridged, positions, select
 from clipkit.features import folders, npz
 from clipkit.features.arguments import Features, as_file
@@ -42,17 +43,7 @@ from clipkit.features.endings import (
 from clipkit.features.exporting import WRITERS
 from clipkit.features.history import drop_none
 from clipkit.features.matching import choose_splits
-from clipkit.features.model import (
-    METADATA,
-    RESULTS,
-    ROW_NUMBERS,
-    FeatureFile,
-    Float32,
-    Int64,
-    Split,
-    as_float32,
-    row_ids,
-)
+from clipkit.features.model import METADATA, RESULTS, ROW_NUMBERS, FeatureFile, Split, row_ids
 from clipkit.features.validation import allowed_names, check_version, validate
 
 NO_ROWS = ("class_names", "texts", "class_index")  # arrays that a .parquet has in the JSON

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
-from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 
 ALL = "all"  # stands for all splits of a file that has no split of this name
 ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # no number: a.1 and a.2 are two ids

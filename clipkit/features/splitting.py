@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from clipkit.base.errors import UsageError
+from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.annotations import read_annotations
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.draws import choose_source, replace_split, split_rows
 from clipkit.features.matching import choose_splits
-from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 
 
 @checked

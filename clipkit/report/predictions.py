@@ -15,10 +15,11 @@ from clipkit.analysis.class_scores import check_prompts, iter_class_scores
 from clipkit.analysis.predict import prediction
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.matrices import Int64
 from clipkit.base.names import distinct_names
 from clipkit.features.compatibility import matching_split
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.probes import classifiers
 from clipkit.probes.classifiers import PROBABILITY

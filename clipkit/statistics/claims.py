@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.features.model import Int64
+from clipkit.base.matrices import Int64
 from clipkit.statistics import metrics
 
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"

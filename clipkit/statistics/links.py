@@ -17,7 +17,8 @@ from clipkit.base.errors import UsageError, unknown
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from clipkit.features.model import FeatureFile, Floats, Int64
+    from clipkit.base.matrices import Floats, Int64
+    from clipkit.features.model import FeatureFile
 
 DEFAULT = "softmax"
 

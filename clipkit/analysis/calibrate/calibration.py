@@ -21,9 +21,10 @@ from clipkit.analysis.class_scores import check_prompts, iter_class_scores
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
+from clipkit.base.matrices import BlockMatrix, Floats, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import join_named
-from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.statistics import links, metrics
 from clipkit.statistics.links import Link
 

@@ -28,11 +28,12 @@ from clipkit.analysis.ranking import Ranking
 from clipkit.analysis.results import Caveat, as_result, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
+from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.base.names import class_name, select
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import drop_none
 from clipkit.features.matching import hash_rows, join_named
-from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.splitting import take
 from clipkit.features.validation import MAX_COUNTED
 from clipkit.probes import classifiers
