@@ -24,7 +24,6 @@ from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import Table
 from clipkit.features.columns import LABELS, TEXT
 from clipkit.features.model import FeatureFile, known_columns
-from clipkit.features.splitting import take
 from clipkit.statistics import metrics
 
 
@@ -154,7 +153,7 @@ def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
             )
         if len(rows) < len(split):
             left_out += len(split) - len(rows)
-            split = take(split, rows)
+            split = split.take_in_blocks(rows)
         splits[name] = replace(split, labels=codes[rows])
     if left_out:
         console.note(f"left out {left_out:,} rows without a value of {attribute.name}")

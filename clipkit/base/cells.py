@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Self
-
-from clipkit.base.console import escaped
+from typing import NamedTuple, Self
 
 NO_BREAK = "\N{NO-BREAK SPACE}"  # between words of a cell that stay on one line
 EMPTY = "-"  # a cell to which a column does not apply
@@ -49,20 +47,9 @@ class Cell(str):
         return cell
 
 
-def as_text(value: Any) -> str:
-    """Return a value as a machine reads it; None is empty."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.8g}"
-    return escaped(str(value))
-
-
 def format_number(value: float) -> str:
     """Format a number without a unit, with four digits unless it is whole."""
-    return as_text(value) if value.is_integer() else f"{value:.4g}"
+    return f"{value:.8g}" if value.is_integer() else f"{value:.4g}"
 
 
 def format_p(p: float) -> str:

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipkit.base import latex, markdown
-from clipkit.base.cells import EMPTY, NO_BREAK, Cell, Heading, Headings, as_text, with_unit
-from clipkit.base.console import note
+from clipkit.base.cells import EMPTY, NO_BREAK, Cell, Heading, Headings, with_unit
+from clipkit.base.console import escaped, note
 from clipkit.base.errors import unknown
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _lines(rows: Iterable[Row], names: Sequence[str], header: bool) -> Iterator[
     if header:
         yield names
     for row in rows:
-        yield [as_text(_rounded(row[name])) for name in names]
+        yield [_text(_rounded(row[name])) for name in names]
 
 
 def _choose(rows: Sequence[Row], chosen: list[str]) -> list[str]:
@@ -225,6 +225,16 @@ def _rounded(value: Any) -> Any:
     if math.isnan(value):
         return None
     return float(f"{value:.8g}")
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.8g}"
+    return escaped(str(value))
 
 
 def columns_for_people(rows: Sequence[Row], headings: Sequence[Headings]) -> list[Column]:
@@ -435,4 +445,4 @@ def _table_text(heading: Heading, value: Any) -> str:
         return value
     if isinstance(value, float):
         return heading.format(value)
-    return DIGEST.sub("\\1…", as_text(value))
+    return DIGEST.sub("\\1…", _text(value))

@@ -106,6 +106,12 @@ class Split:
             taken.parts = [self.parts[row] for row in rows.tolist()]
         return taken
 
+    def take_in_blocks(self, rows: Int64) -> Split:
+        """Return some rows (n,) of images or logits, ascending. Their features stay in blocks."""
+        taken = replace(self, features=None, parts=None).take(rows)
+        taken.features = BlockMatrix.from_array(self.features).take(rows)
+        return taken
+
 
 @dataclass
 class FeatureFile:

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from clipkit.base.errors import UsageError
-from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.annotations import read_annotations
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.draws import choose_source, replace_split, split_rows
+from clipkit.features.draws import stratified_split as stratified_split
 from clipkit.features.matching import choose_splits
-from clipkit.features.model import FeatureFile, Split
+from clipkit.features.model import FeatureFile
 
 
 @checked
@@ -94,7 +94,7 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
         class_names=file.class_names,
         display_name=file.display_name,
     )
-    parts = {name: take(file.splits[source], numbers) for name, numbers in rows.items()}
+    parts = {name: file.splits[source].take_in_blocks(numbers) for name, numbers in rows.items()}
     splits = replace_split(splits, source, parts)
     history = file.extended_history(
         "split",
@@ -107,10 +107,3 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
         inputs=inputs,
     )
     return replace(file, splits=splits, history=history, as_read=None)
-
-
-def take(split: Split, rows: Int64) -> Split:
-    """Return some rows of images or logits. Their features stay in blocks."""
-    taken = replace(split, features=None, parts=None).take(rows)
-    taken.features = BlockMatrix.from_array(split.features).take(rows)
-    return taken

@@ -192,7 +192,7 @@ def _zeroshot_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, st
     tau = logits.default_temperature
     if logits.logit_scale:
         tau = 1 / logits.logit_scale
-    link = links.distribution(logits)
+    link = links.distribution(logits.history)
     classes = []
     probabilities = []
     for scores in iter_class_scores(logits, logits.splits[split].features):

@@ -83,7 +83,7 @@ def read_scores(
     matrix = BlockMatrix(shape, lambda: iter_class_scores(logits, cosines))
     if math.prod(shape) <= MAX_SCORES:
         matrix = BlockMatrix.from_array(matrix.read())
-    return ClassScores(name or split, matrix, labels, links.distribution(logits))
+    return ClassScores(name or split, matrix, labels, links.distribution(logits.history))
 
 
 def _nll(scores: ClassScores, beta: float) -> tuple[float, float, float]:
@@ -216,7 +216,9 @@ def can_fit_on_train(logits: FeatureFile, eval_split: str) -> bool:
 
     The split must be there and have labels, and the model's link a likelihood.
     """
-    can_fit = _has_fit_split(logits, eval_split) and links.distribution(logits).has_likelihood
+    can_fit = (
+        _has_fit_split(logits, eval_split) and links.distribution(logits.history).has_likelihood
+    )
     return can_fit and logits.splits[held_out.FIT_SPLIT].labels is not None
 
 
@@ -346,7 +348,7 @@ def calibrate(
     taus = [check_positive("temperature", tau) for tau in temperatures or ()]
     taus = taus or [logits.default_temperature]
     check_prompts(logits)
-    link, own = links.distribution(logits), links.own_link(logits)
+    link, own = links.distribution(logits.history), links.own_link(logits.history)
     if link.name != own.name:
         console.note(
             f"the model's own probabilities are {own.plural}; those of a {link.name} are scored"
