@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import find, for_people, results
+from clipkit.analysis import for_people, results
+from clipkit.analysis.attributes import ANALYSIS as ATTRIBUTES
 from clipkit.analysis.question import of_command
 from clipkit.base import cells, console, tables
 from clipkit.base.console import count
@@ -286,7 +287,7 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 def _lead(files: Mapping[str, FeatureFile]) -> str:
     """Name a result of `attributes` that can be drawn, if possible of a model that answers."""
-    columns = set(find("attributes").needs.split())
+    columns = set(ATTRIBUTES.needs.split())
     lead = ""
     for name, file in files.items():
         is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
