@@ -103,7 +103,7 @@ def test_predict_knows_fitted_rows_in_other_files_and_under_other_names():
 
 
 def test_predict_counts_fitted_rows_of_a_draw_although_most_blocks_have_none(monkeypatch):
-    monkeypatch.setattr("clipkit.features.model.block_rows", lambda width: 5)
+    monkeypatch.setattr("clipkit.base.matrices.block_rows", lambda width: 5)
     file = images(SIZES)
     probe = evaluate_grid(file, ProbeSpec(shots=[1]), keep=True)
     assert caveats(prediction.predict(probe, file).result) == [("fitted", "train", 2, 60)]

@@ -68,7 +68,7 @@ def convert_refused(source, output, code, *parts, options=()):
         refused(clipkit("convert", source, output, *options), code, *parts)
 
 
-RETURNING = [known.ending for known in FORMATS.values() if known.read and known.holds_results]
+RETURNING = [known.ending for known in FORMATS.values() if known.is_read and known.holds_results]
 
 
 @pytest.mark.long
@@ -95,7 +95,7 @@ def test_a_format_is_written_of_what_its_record_says_that_it_holds(tmp_path, kno
     for kind, is_held in contents.items():
         source = saved(tmp_path / f"{kind}.h5", kind if kind == "texts" else result())
         output = tmp_path / f"{kind}{known.ending}"
-        if not known.write:
+        if not known.is_written:
             convert_refused(source, output, 2, f"unknown ending '{known.ending}'")
         elif is_held:
             noted = ok("convert", source, output).stderr

@@ -10,7 +10,7 @@ from clipkit.analysis.held_out import few_shot
 from clipkit.analysis.probe import evaluation
 from clipkit.analysis.probe.evaluation import ProbeSpec, evaluate_grid, parse_range
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import BlockMatrix, FeatureFile, Split, model, row_ids
+from clipkit.features import BlockMatrix, FeatureFile, Split, row_ids
 from clipkit.features.splitting import stratified_split
 from clipkit.probes import logistic
 from clipkit.statistics.softmax import softmax
@@ -182,13 +182,13 @@ def test_a_fit_that_did_not_converge_is_warned_about(capsys, monkeypatch):
 @pytest.mark.parametrize("kind", ["images", "logits"])
 @pytest.mark.parametrize("options", [{}, {"val": 0.3, "Cs": [0.1, 1]}, {"spec": {"shots": [1]}}])
 def test_features_that_are_read_when_needed_give_the_same_runs(monkeypatch, kind, options):
-    monkeypatch.setattr("clipkit.features.model.block_rows", lambda width: 5)
+    monkeypatch.setattr("clipkit.base.matrices.block_rows", lambda width: 5)
     monkeypatch.setattr("clipkit.statistics.softmax.CACHE_ROWS", 1)  # the order of sums stays
     file = feature_file(kind, temperature=0.5 if kind == "logits" else 1.0)
     spec = ProbeSpec("logreg", **options.get("spec", {}))
     options = {name: value for name, value in options.items() if name != "spec"}
     expected = evaluate_grid(file, spec, keep=True, **options)
-    monkeypatch.setattr(model, "SMALL", 0)
+    monkeypatch.setattr("clipkit.base.matrices.SMALL", 0)
     monkeypatch.setattr(BlockMatrix, "read", None)  # nothing reads all of them
     for split in file.splits.values():
         split.features = BlockMatrix.from_array(split.features)

@@ -22,6 +22,7 @@ from strategies import TEXT, feature_files
 
 import clipkit.features.hdf5 as hdf5
 from clipkit.base.errors import ClipkitError, UsageError, WriteError
+from clipkit.base.matrices import BLOCK_BYTES, block_rows, chunk_rows
 from clipkit.features import (
     BlockMatrix,
     Entry,
@@ -33,7 +34,7 @@ from clipkit.features import (
     row_ids,
     write,
 )
-from clipkit.features.model import BLOCK_BYTES, KINDS, block_rows, chunk_rows
+from clipkit.features.model import KINDS
 from clipkit.probes import CLASSIFIERS
 
 FEW = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)

@@ -29,8 +29,8 @@ class Sparsemax(Link):
     plural = "sparse ones"
 
     @classmethod
-    def is_own(cls, logits):
-        return logits.history.model.get("link") == cls.name
+    def is_own(cls, history):
+        return history.model.get("link") == cls.name
 
     def probabilities(self, cosines, temperature):
         z = np.asarray(cosines, np.float64) / temperature
@@ -52,8 +52,8 @@ class DoubleSoftmax(Softmax):
     plural = "double ones"
 
     @classmethod
-    def is_own(cls, logits):
-        return logits.history.model.get("link") == cls.name
+    def is_own(cls, history):
+        return history.model.get("link") == cls.name
 
     def probabilities(self, cosines, temperature):
         return super().probabilities(cosines, temperature / 2)
@@ -208,11 +208,11 @@ def test_the_softmax_scores_as_any_link_does():
 
 def test_only_a_model_that_learned_a_bias_has_sigmoids():
     file = logits_file()
-    assert links.own_link(file).name == "softmax"
+    assert links.own_link(file.history).name == "softmax"
     with pytest.raises(UsageError, match="expected a model with a logit_bias"):
-        links.find("sigmoid", file)
+        links.find("sigmoid", file.history, file.display_name)
     file.history[0]["model"] = {**MODEL, "logit_bias": -10.0}
-    assert links.own_link(file).bias == -10.0
-    assert links.distribution(file).name == "softmax"
+    assert links.own_link(file.history).bias == -10.0
+    assert links.distribution(file.history).name == "softmax"
     file.history.append({"command": "logits", "random": 7})
-    assert links.own_link(file).name == "softmax"
+    assert links.own_link(file.history).name == "softmax"

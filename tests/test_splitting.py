@@ -26,6 +26,7 @@ from clipkit.features import (
     FeatureFile,
     Split,
     concatenation,
+    draws,
     matching,
     read,
     row_ids,
@@ -66,7 +67,7 @@ def counts(split, classes):
 )
 def test_every_row_is_in_one_split_and_every_class_has_its_share(labels, test, val, seed):
     labels = np.array(labels)
-    part = splitting.assign_rows(labels, [test, val], seed)
+    part = draws.assign_rows(labels, [test, val], seed)
     for c, n in zip(*np.unique(labels, return_counts=True), strict=True):
         in_test = min(max(1, round(test * n)), n - 1)
         in_val = min(max(1, round(val * n)), n - 1 - in_test)
@@ -171,7 +172,7 @@ def test_a_split_without_rows_is_refused(labels, arguments, message):
 @given(st.integers(3, 12), st.integers(0, 5), st.floats(0.05, 0.4))
 def test_every_split_has_a_group_and_groups_depend_on_the_seed_alone(groups, seed, fraction):
     labels, group = grouped(seed, groups, classes=2)
-    part, again = (splitting.assign_groups(labels, group, [fraction, 0.1], seed) for _ in "ab")
+    part, again = (draws.assign_groups(labels, group, [fraction, 0.1], seed) for _ in "ab")
     assert sorted(set(part)) == [0, 1, 2]
     assert part.tolist() == again.tolist()
 
@@ -194,8 +195,8 @@ def grouped(seed, groups=60, classes=4):
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_stay_together_and_classes_are_shared_as_well_as_by_scikit_learn(seed):
     labels, groups = grouped(seed)
-    part = splitting.assign_groups(labels, groups, [0.2], seed)
-    assert part.tolist() != splitting.assign_groups(labels, groups, [0.2], seed + 1).tolist()
+    part = draws.assign_groups(labels, groups, [0.2], seed)
+    assert part.tolist() != draws.assign_groups(labels, groups, [0.2], seed + 1).tolist()
     assert all(len(set(part[groups == group])) == 1 for group in set(groups))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(labels, labels, groups)
     expected = 0.2 * np.bincount(labels)

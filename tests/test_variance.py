@@ -265,7 +265,7 @@ def test_blocks_of_rows_explain_what_all_rows_at_once_do(tmp_path, monkeypatch):
     some = [str(row % 4) if row % 5 else "" for row in range(500)]
     table = write_table(tmp_path / "t.csv", a=a, some=some)
     whole = shares(images(X), table)
-    monkeypatch.setattr("clipkit.features.model.block_rows", lambda width: 70)
+    monkeypatch.setattr("clipkit.base.matrices.block_rows", lambda width: 70)
     blocks = shares(images(X), table)
     for name in ("a", "some"):
         for column in ("share", "null95", "unique", "unique_null95"):

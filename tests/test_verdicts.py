@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from factories import result_file
 
-from clipkit.analysis import align, cluster, describe, nearest
+from clipkit.analysis import align, cluster, describe, verdicts
 from clipkit.analysis.align import alignment
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.describe import description
@@ -388,7 +388,7 @@ def retrieval(world, random):
     def draw(n):
         row = metrics.share("recall", random.random(n) < share)
         row |= {"recall_null": chance, "queries": n, "k": 1}
-        claim = claims._of_row("", row, "recall", "queries", Reference("chance", chance))
+        claim = claims._of_row("", row, "recall", "queries", Reference("chance", chance), -1)
         return decided(claim.verdict)
 
     return draw
@@ -418,7 +418,7 @@ def neighbours(world, random):
     def draw(n):
         labels = random.choice(K, few(n), p=world.weights)
         file = images(centres[labels] + random.normal(size=(len(labels), 5)), labels)
-        found = nearest.ANALYSIS.claims(neighbours_of(file, k=5))
+        found = verdicts.claims_of(neighbours_of(file, k=5))
         return decided(found[0].verdict) if found else ""
 
     return draw

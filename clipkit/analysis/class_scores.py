@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clipkit.base.errors import ClipkitError
+from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64
 from clipkit.base.names import abridged
 from clipkit.features.arrays import hint_of
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64
+from clipkit.features.model import FeatureFile
 
 CLASS_PROMPTS_HINT = "make them with: clipkit textembed --classes"
 

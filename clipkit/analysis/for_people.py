@@ -10,6 +10,7 @@ from clipkit.analysis.layout import DEFAULT, Layout
 from clipkit.analysis.question import Analysis
 from clipkit.analysis.results import Row, chance, columns_of, newest_entry
 from clipkit.base import tables
+from clipkit.base.cells import Headings
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.views import of_command
 from clipkit.features.arguments import Features, as_file, checked
@@ -48,7 +49,7 @@ def as_table(result: Features, format: Literal["markdown", "latex"] = "markdown"
     return tables.as_markup(columns, format, findings(result))
 
 
-def headings(result: FeatureFile) -> tables.Headings:
+def headings(result: FeatureFile) -> Headings:
     """Return what people read above the columns of a result's reports."""
     titles = _layout(result).titles
     known = known_columns(result)

@@ -9,16 +9,17 @@ import numpy as np
 from clipkit.analysis.results import Caveat, find_caveats
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64
 from clipkit.features.annotations import Attribute
 from clipkit.features.arrays import missing_labels
+from clipkit.features.draws import rows_by_class, stratified_split
 from clipkit.features.matching import (
     choose_splits,
     count_shared_rows,
     hash_rows,
     may_share_rows,
 )
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64, Split
-from clipkit.features.splitting import rows_by_class, stratified_split
+from clipkit.features.model import FeatureFile, Split
 
 V = TypeVar("V")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from clipkit.base.tables import NO_BREAK, Cell, with_unit
+from clipkit.base.cells import NO_BREAK, Cell, with_unit
 from clipkit.features.columns import COUNT, NUMBER, SHARE, SMALL, TEXT, Column, P
 
 Row = Mapping[str, Any]

@@ -11,10 +11,11 @@ import numpy as np
 
 from clipkit.analysis.results import NONE, class_names
 from clipkit.base import console
+from clipkit.base.matrices import Floats, Int64
 from clipkit.base.names import distinct_names
 from clipkit.features.columns import LABELS, SCORE
 from clipkit.features.history import History
-from clipkit.features.model import FeatureFile, Floats, Int64, known_columns
+from clipkit.features.model import FeatureFile, known_columns
 from clipkit.statistics import metrics
 
 Names = Sequence[str | int]

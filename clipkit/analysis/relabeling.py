@@ -18,13 +18,13 @@ from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
 from clipkit.analysis.verdicts import keep_claims
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Int64
 from clipkit.features.annotations import Attribute, read_attribute
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import Table
 from clipkit.features.columns import LABELS, TEXT
-from clipkit.features.model import FeatureFile, Int64, known_columns
-from clipkit.features.splitting import take
+from clipkit.features.model import FeatureFile, known_columns
 from clipkit.statistics import metrics
 
 
@@ -154,7 +154,7 @@ def use_attribute(file: FeatureFile, attribute: Attribute) -> FeatureFile:
             )
         if len(rows) < len(split):
             left_out += len(split) - len(rows)
-            split = take(split, rows)
+            split = split.take_in_blocks(rows)
         splits[name] = replace(split, labels=codes[rows])
     if left_out:
         console.note(f"left out {left_out:,} rows without a value of {attribute.name}")

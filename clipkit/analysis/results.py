@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.matrices import Int64
 from clipkit.base.names import differing, distinct_labels, distinct_names
 from clipkit.features.arrays import missing_labels
 from clipkit.features.columns import SETTINGS, TEXT, columns_of_command
 from clipkit.features.history import Entry, History, as_object
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.features.validation import MAX_COUNTED
 from clipkit.prompts import bundled

@@ -11,13 +11,14 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError
+from clipkit.base.matrices import Int64
 from clipkit.features.annotations import CLASS, Annotations, read_attribute
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.attribute_tables import Table
+from clipkit.features.draws import number_groups
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
-from clipkit.features.model import FeatureFile, Int64
-from clipkit.features.splitting import number_groups
+from clipkit.features.model import FeatureFile
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import FEW, unless_separate
 

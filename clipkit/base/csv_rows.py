@@ -8,9 +8,11 @@ counted.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +29,8 @@ UTF8_HINT = "save the file as plain text in UTF-8"
 TAB_HINT = "a tab separates cells, also between quotes; a table with commas can quote them"
 QUOTE_HINT = "quote values that hold a separator or a quote"
 MAX_VALUES = 2**23  # lists, objects and elements of JSON: 5 bytes of it may take 190 in memory
+MAX_NUMBERS = 20  # values of a column of numbers that are categories
+MOST = 0.9  # of the values of a column of numbers are numbers
 MAX_COLUMNS = 2**14  # of a table; those of attributes are classified one by one
 
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a pair, or two halves that make a character
@@ -46,6 +50,18 @@ class TextTable(NamedTuple):
 def is_no_value(text: str) -> bool:
     """Whether a cell or a label says, in whatever case, that there is no value."""
     return text.strip().casefold() in NO_VALUE
+
+
+def has_many_numbers(values: Sequence[str]) -> bool:
+    """Return True if nearly all of many values are numbers; a few others may be no value."""
+    return sum(map(is_numeric, values)) > max(MAX_NUMBERS, MOST * len(values))
+
+
+def is_numeric(value: str) -> bool:
+    """Whether a cell is a finite number, with a point or a comma."""
+    with contextlib.suppress(ValueError):
+        return math.isfinite(float(value.replace(",", ".")))
+    return False
 
 
 def check_not_empty(data: bytes, name: str) -> None:

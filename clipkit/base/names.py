@@ -134,3 +134,26 @@ def distinct_labels(
         if any(names) and len(visible) == len(labels):
             return named
     return [f"file {number + 1}: {text}" for number, text in labels]
+
+
+def find_repeat(keys: Sequence[Hashable]) -> tuple[int, int] | None:
+    """Return the places of the first key that occurs again: where it is first, and next.
+
+    This takes 16 bytes for each key, a set about 60.
+
+    >>> find_repeat(["a", "b", "c", "b"])
+    (1, 3)
+    """
+    import numpy as np  # completion uses this module
+
+    hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
+    ordered = np.sort(hashes)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(repeated):
+        return None
+    first: dict[Hashable, int] = {}
+    for place in np.flatnonzero(np.isin(hashes, repeated)).tolist():
+        earlier = first.setdefault(keys[place], place)
+        if earlier != place:
+            return earlier, place
+    return None

@@ -12,10 +12,11 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipkit.base import latex, markdown
+from clipkit.base.cells import EMPTY, NO_BREAK, Cell, Heading, Headings, with_unit
 from clipkit.base.console import escaped, note
 from clipkit.base.errors import unknown
 
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MAX_TABLE = 2000  # rows of a long report that are printed as a table
-NO_BREAK = "\N{NO-BREAK SPACE}"  # between words of a cell that stay on one line
 UNSPLIT = "\ue000"  # in its place while Rich, to which it is a space, breaks lines
-EMPTY = "-"  # a cell to which a column does not apply
 FOR_PEOPLE = ("table", "markdown", "latex")
 FORMATS = ("table", "tsv", "csv", "json", "markdown", "latex")
 # A number as a text, with its interval, if any
@@ -34,43 +33,6 @@ DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # a table shows its star
 WIDTH = 200  # of a table that goes to a file or a pipe
 UNLIMITED = 1 << 20
 LONGEST_NAME = 16  # in a table that is too wide otherwise
-
-
-class Cell(str):
-    """A number as people read it, and what a page draws beside it; unknown numbers are NaN.
-
-    Attributes
-    ----------
-    value : float
-        NaN if nothing is drawn.
-    low, high : float
-        Its interval.
-    reference, control : float
-        What chance, called `reference_name`, and an untrained control give.
-    """
-
-    value: float
-    low: float
-    high: float
-    reference: float
-    control: float
-    reference_name: str
-
-    def __new__(
-        cls,
-        text: str,
-        value: float = math.nan,
-        low: float = math.nan,
-        high: float = math.nan,
-        reference: float = math.nan,
-        control: float = math.nan,
-        reference_name: str = "chance",
-    ) -> Self:
-        """Return the text of a number with what is drawn."""
-        cell = super().__new__(cls, text)
-        cell.value, cell.low, cell.high = value, low, high
-        cell.reference, cell.control, cell.reference_name = reference, control, reference_name
-        return cell
 
 
 NUMERIC_TYPES = {bool, int, float, Cell}
@@ -83,38 +45,6 @@ def text_width(text: str) -> int:
     from rich.cells import cell_len  # questions import this module, and completion loads no Rich
 
     return cell_len(text)
-
-
-def format_number(value: float) -> str:
-    """Format a number without a unit, with four digits unless it is whole."""
-    return _text(value) if value.is_integer() else f"{value:.4g}"
-
-
-def format_p(p: float) -> str:
-    """Format a p-value; one that is too small for a float is not 0.
-
-    >>> format_p(0.0231), format_p(0.0)
-    ('0.023', '< 1e-300')
-    """
-    return f"{p:.2g}" if p else "< 1e-300"
-
-
-def with_unit(title: str, unit: str) -> str:
-    """Return a title with the unit of its numbers behind it, if any."""
-    if unit == "%":
-        return f"{title} %"
-    return f"{title} ({unit})" if unit else title
-
-
-class Heading(NamedTuple):
-    """What people read above a column, the unit of its numbers, if any, and their format."""
-
-    title: str
-    unit: str = ""
-    format: Callable[[float], str] = format_number
-
-
-Headings = Mapping[str, Heading]  # by the names of columns
 
 
 class Column(NamedTuple):

@@ -115,7 +115,7 @@ def _opened(
 ) -> Iterator[dict[str, FeatureFile | list[FeatureFile] | None]]:
     """Open the files of a command line; several seeds read them into memory if they are small."""
     from clipkit import features
-    from clipkit.features.model import BlockMatrix
+    from clipkit.base.matrices import BlockMatrix
 
     files: dict[str, FeatureFile | list[FeatureFile] | None] = {}
     with contextlib.ExitStack() as opened:

@@ -16,7 +16,8 @@ from clipkit.base.options import flag
 from clipkit.commands._options import SKIPPED, Format, NoHeader, ReportColumns, report_rows
 
 if TYPE_CHECKING:
-    from clipkit.base.tables import Headings, Row, View
+    from clipkit.base.cells import Headings
+    from clipkit.base.tables import Row, View
     from clipkit.features.model import FeatureFile
 
 T = TypeVar("T")

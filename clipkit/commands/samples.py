@@ -17,8 +17,8 @@ import numpy as np
 
 from clipkit.analysis.probe import ANALYSIS as PROBE
 from clipkit.analysis.zeroshot import ANALYSIS as ZEROSHOT
+from clipkit.base.matrices import Floats
 from clipkit.features import FeatureFile, History, Split
-from clipkit.features.model import Floats
 from clipkit.features.similarity import compute_logits
 
 CLASSES = ("circle", "square", "star")

@@ -7,9 +7,9 @@ import functools
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,9 +17,11 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
+from clipkit.base.matrices import Int64
 from clipkit.datasets import images, remote
-from clipkit.features import splitting
-from clipkit.features.model import Int64, row_ids
+from clipkit.datasets.labels import NO_LABEL, NamedClasses, number_labels
+from clipkit.features import draws
+from clipkit.features.model import row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
 CACHED_BLOCKS = 8
@@ -157,13 +159,6 @@ class RenderedImages:
     def fingerprint(self) -> str:
         """Return the SHA-256 over the indices: clipkit's version stands for the renderer."""
         return hashlib.sha256(self.indices.astype("<i8").tobytes()).hexdigest()
-
-
-class NamedClasses(NamedTuple):
-    """The names of the classes 0, 1, 2, ... and the file that gives them."""
-
-    names: list[str]
-    file: str = ""  # "" where the data themselves name their classes
 
 
 @dataclass(frozen=True, eq=False)
@@ -321,8 +316,8 @@ class Dataset:
 
         `splitting.split` draws the same rows with the same fractions and seed.
         """
-        source = splitting.choose_source(self.splits, None, self.name)
-        rows = splitting.split_rows(
+        source = draws.choose_source(self.splits, None, self.name)
+        rows = draws.split_rows(
             self.splits,
             fractions,
             source=source,
@@ -331,7 +326,7 @@ class Dataset:
             display_name=self.name,
         )
         parts = {name: self.splits[source].take(numbers) for name, numbers in rows.items()}
-        splits = splitting.replace_split(self.splits, source, parts)
+        splits = draws.replace_split(self.splits, source, parts)
         details = {
             **self.details,
             "split_off": {"fractions": dict(fractions), "from": source, "seed": seed},
@@ -369,3 +364,35 @@ class Dataset:
 def describe_splits(splits: Mapping[str, ImageDataset]) -> dict[str, Any]:
     """Return for each split the number of `images` and as `rows` the digest of ids and labels."""
     return {name: {"images": len(split), "rows": split.digest()} for name, split in splits.items()}
+
+
+def attach_labels(
+    splits: Mapping[str, ImageDataset],
+    codes: Mapping[str, NDArray[np.int32]],
+    texts: Collection[str],
+    place_of: Callable[[str], str],
+    names_of_numbers: Callable[[], NamedClasses | None] = lambda: None,
+) -> tuple[dict[str, ImageDataset], list[str]]:
+    """Return splits with labels, and class names, where rows have the numbers of texts.
+
+    `codes` (N,) of each split number `texts`, or are `NO_LABEL`; see `number_labels` for the
+    functions. A split without any label is unlabelled. In a split that has labels, rows without one
+    are left out, with a warning.
+    """
+    class_names, number_of = number_labels(texts, place_of, names_of_numbers)
+    values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
+    labelled = {}
+    for name, split in splits.items():
+        has_label = codes[name] != NO_LABEL
+        if not has_label.any():
+            labelled[name] = split
+            continue
+        labels = values[codes[name]]
+        if not has_label.all():
+            missing = np.flatnonzero(~has_label)
+            left_out = console.count(len(missing), "image")
+            first = split.ids[int(missing[0])]
+            console.warn(f"{name}: left out {left_out} without a label, first {first}")
+            split, labels = split.take(np.flatnonzero(has_label)), labels[has_label]
+        labelled[name] = replace(split, labels=labels)
+    return labelled, class_names

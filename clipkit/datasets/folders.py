@@ -16,12 +16,11 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.files import file_kind
-from clipkit.base.names import escape, positions
+from clipkit.base.matrices import Int64
+from clipkit.base.names import escape, find_repeat, positions
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
 from clipkit.datasets.images import installation_hint, readable_suffixes
 from clipkit.datasets.wordnet import FILE_NAMES, find_class_index, rename_classes
-from clipkit.features.matching import find_repeat
-from clipkit.features.model import Int64
 
 UNLABELLED = ""  # the class of images that lie in no class folder
 NO_ENDING = "no ending"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from clipkit.base import console
-from clipkit.base.csv_rows import is_no_value
+from clipkit.base.csv_rows import has_many_numbers, is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.files import STREAM
 from clipkit.base.names import escape
@@ -20,7 +20,6 @@ from clipkit.datasets.images import readable_suffixes
 from clipkit.datasets.manifests import read_manifest
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import Columns
-from clipkit.features.annotations import has_many_numbers
 from clipkit.features.arguments import FilePath, Several, as_list, checked
 from clipkit.features.endings import import_parquet
 from clipkit.features.history import drop_none

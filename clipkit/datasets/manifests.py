@@ -121,7 +121,7 @@ def read_manifest(
     columns `label`, `split` and `id` are optional. Without `split`, all rows are in the split
     `all`. Without `id`, the id is the path as the manifest has it.
 
-    `clipkit.datasets.rows.number_labels` says what labels mean. A split may be without labels. In
+    `clipkit.datasets.labels.number_labels` says what labels mean. A split may be without labels. In
     a split that has labels, rows without one are left out, with a warning. If a file
     `class_index.json` is next to the manifest or in the folder above, WordNet ids become its names.
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Int64
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets.dataset import Dataset, ImageDataset
 from clipkit.datasets.loading import SourceOptions, read_source
@@ -19,7 +20,7 @@ from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.remote import protocol_of
 from clipkit.datasets.rows import ColumnError, Columns
 from clipkit.features.matching import Rows, choose_splits, match
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import original_splits
 
 SIZE = 128  # pixels of the longer side

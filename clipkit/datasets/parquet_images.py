@@ -26,9 +26,11 @@ from PIL import Image
 from clipkit.base import console, files
 from clipkit.base.csv_rows import check_characters, check_different
 from clipkit.base.errors import ClipkitError, ImageError, read_errors
-from clipkit.base.names import escape
+from clipkit.base.matrices import Int64
+from clipkit.base.names import escape, find_repeat
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
+from clipkit.datasets.labels import NO_LABEL, LabelCodes
 from clipkit.datasets.remote import (
     LocalFile,
     RangeReader,
@@ -38,17 +40,13 @@ from clipkit.datasets.remote import (
 )
 from clipkit.datasets.rows import (
     CAPTION_COLUMNS,
-    NO_LABEL,
     Columns,
-    LabelCodes,
     Row,
     Table,
     check_columns,
     list_columns,
 )
 from clipkit.features.history import drop_none
-from clipkit.features.matching import find_repeat
-from clipkit.features.model import Int64
 from clipkit.features.parquet import (
     column_chunks,
     declared_features,
@@ -254,7 +252,7 @@ def read_parquet(patterns: Sequence[str]) -> Dataset:
 
     The images are in the column `image` or `img`, or in the only column of images: structs of
     `bytes` and `path`, or bytes. The labels are in the column `label` or `fine_label`, or else in
-    the only `ClassLabel`; `clipkit.datasets.rows.number_labels` says what they mean. Numbers have
+    the only `ClassLabel`; `clipkit.datasets.labels.number_labels` says what they mean. Numbers have
     the class names that `datasets` has written into the file, or those of ``classnames.txt`` or
     ``class_index.json`` beside it; the latter also names WordNet ids. A null is no label, nor is a
     negative integer. The ids are the paths, or the name of the file and the number of the row if a

@@ -1,138 +1,24 @@
-"""Make the rows of a data set: their columns, labels, paths, ids and splits."""
+"""Make the rows of a data set: their columns, paths, ids and splits."""
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base import console
 from clipkit.base.bounds import MAX_NAMES
 from clipkit.base.errors import ClipkitError, listed, shorten
-from clipkit.base.names import escape, positions
+from clipkit.base.names import escape, find_repeat
 from clipkit.datasets import remote
-from clipkit.datasets.dataset import ImageDataset, ImageFiles, NamedClasses, split_name
-from clipkit.datasets.wordnet import MAX_NAME, escape_text
-from clipkit.features.matching import find_repeat
-from clipkit.features.model import Int64
+from clipkit.datasets.dataset import ImageDataset, ImageFiles, attach_labels, split_name
+from clipkit.datasets.labels import LabelCodes
+from clipkit.datasets.wordnet import MAX_NAME
 from clipkit.features.validation import is_split_name
-
-NO_LABEL = -1
-
-WHOLE_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,18}))(?:\.0)?")  # a table of floats has 3.0
-
-
-class LabelCodes(dict[str, int]):
-    """The codes of distinct labels: 0, 1, 2, ... in the order in which they first occur."""
-
-    def code(self, label: str | None) -> int:
-        """Return the code of a label, a new one for a new label, or `NO_LABEL` for none."""
-        if not label:
-            return NO_LABEL
-        return self.setdefault(label, len(self))
-
-    def recode(self, codes: NDArray[np.int32] | Int64, labels: Iterable[str]) -> NDArray[np.int32]:
-        """Return the codes (N,) of rows that have `codes` (N,) of other `labels`."""
-        table = np.array([*map(self.code, labels), NO_LABEL], np.int32)  # NO_LABEL, -1, is the last
-        return table[codes]
-
-
-def number_labels(
-    labels: Collection[str],
-    place_of: Callable[[str], str],
-    names_of_numbers: Callable[[], NamedClasses | None] = lambda: None,
-) -> tuple[list[str], dict[str, int]]:
-    """Return the class names, and the class of each label: the rule for every source.
-
-    If all labels are whole numbers and the classes have names, they are the numbers of the classes.
-    Otherwise all are names. Names that are whole numbers are sorted as numbers, so that 0..n-1 are
-    the numbers of their classes, too, and a gap is no class.
-
-    `labels` are distinct. `place_of` returns what an error calls the place of one, and
-    `names_of_numbers` the class names where labels are numbers, or None. Names are sorted by code
-    point, as class folders are. A file that names more classes than the labels have is warned
-    about: a part of a data set may lack classes.
-    """
-    matches = [WHOLE_NUMBER.fullmatch(label) for label in labels]
-    numbers = [int(match[1]) for match in matches if match]
-    if len(numbers) < len(labels):
-        return _number_names(labels)
-    if not numbers:
-        return [], {}
-    number_of = dict(zip(labels, numbers, strict=True))
-    lowest = min(number_of, key=number_of.__getitem__)
-    highest = max(number_of, key=number_of.__getitem__)
-    if number_of[lowest] < 0:
-        raise ClipkitError(f"{place_of(lowest)}: expected a label from 0, got {lowest}")
-    classes = names_of_numbers()
-    if classes is None:
-        distinct, ranks = np.unique(numbers, return_inverse=True)
-        return list(map(str, distinct.tolist())), dict(zip(labels, ranks.tolist(), strict=True))
-    _check_named(classes, number_of, place_of, highest)
-    return classes.names, number_of
-
-
-def _number_names(labels: Collection[str]) -> tuple[list[str], dict[str, int]]:
-    """Return the class names, sorted, and the class of each label."""
-    name_of = {label: escape_text(label) for label in labels}
-    class_names = sorted(set(name_of.values()))
-    number_of = positions(class_names)
-    return class_names, {label: number_of[name] for label, name in name_of.items()}
-
-
-def _check_named(
-    classes: NamedClasses,
-    number_of: Mapping[str, int],
-    place_of: Callable[[str], str],
-    highest: str,
-) -> None:
-    """Refuse a number without a name, and warn of names that no label has."""
-    last = len(classes.names) - 1
-    named_by = f"{classes.file or 'the file'} names {last + 1:,} classes"
-    if number_of[highest] > last:
-        expected = f"a label from 0 to {last:,}, since {named_by}"
-        raise ClipkitError(f"{place_of(highest)}: expected {expected}, got {highest}")
-    if number_of[highest] < last and classes.file:
-        console.warn(f"{named_by}, but no label is above {highest}; hint: check that file")
-
-
-def attach_labels(
-    splits: Mapping[str, ImageDataset],
-    codes: Mapping[str, NDArray[np.int32]],
-    texts: Collection[str],
-    place_of: Callable[[str], str],
-    names_of_numbers: Callable[[], NamedClasses | None] = lambda: None,
-) -> tuple[dict[str, ImageDataset], list[str]]:
-    """Return splits with labels, and class names, where rows have the numbers of texts.
-
-    `codes` (N,) of each split number `texts`, or are `NO_LABEL`; see `number_labels` for the
-    functions. A split without any label is unlabelled. In a split that has labels, rows without one
-    are left out, with a warning.
-    """
-    class_names, number_of = number_labels(texts, place_of, names_of_numbers)
-    values = np.array([number_of[text] for text in texts] + [NO_LABEL], np.int64)
-    labelled = {}
-    for name, split in splits.items():
-        has_label = codes[name] != NO_LABEL
-        if not has_label.any():
-            labelled[name] = split
-            continue
-        labels = values[codes[name]]
-        if not has_label.all():
-            missing = np.flatnonzero(~has_label)
-            left_out = console.count(len(missing), "image")
-            first = split.ids[int(missing[0])]
-            console.warn(f"{name}: left out {left_out} without a label, first {first}")
-            split, labels = split.take(np.flatnonzero(has_label)), labels[has_label]
-        labelled[name] = replace(split, labels=labels)
-    return labelled, class_names
-
 
 LISTED_COLUMNS = 10  # in a message
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")  # the first is read

@@ -21,11 +21,11 @@ from clipkit.datasets.dataset import (
     SPLIT_NAMES,
     Dataset,
     ImageDataset,
-    NamedClasses,
+    attach_labels,
     split_name,
 )
+from clipkit.datasets.labels import NamedClasses
 from clipkit.datasets.remote import display_url
-from clipkit.datasets.rows import attach_labels
 from clipkit.datasets.wordnet import (
     FILE_NAMES,
     MAX_NAME,
@@ -308,7 +308,7 @@ def to_dataset(
     details: Mapping[str, Any],
     class_names: list[str] | None = None,
 ) -> Dataset:
-    """Make a data set of the splits in several files; see `rows.attach_labels` for the labels.
+    """Make a data set of the splits in several files; see `dataset.attach_labels` for the labels.
 
     Labels that are numbers have the given class names, or else those of a file beside the first
     one. WordNet ids have the names of a class index there, or in the folder above.

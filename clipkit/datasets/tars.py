@@ -22,14 +22,13 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.csv_rows import BOM, decode, parse_json
 from clipkit.base.errors import ClipkitError, ImageError, shorten
-from clipkit.base.names import escape
+from clipkit.base.matrices import Int64
+from clipkit.base.names import escape, find_repeat
 from clipkit.datasets import images, remote, shards
 from clipkit.datasets.dataset import Dataset, ImageDataset
+from clipkit.datasets.labels import NO_LABEL, LabelCodes
 from clipkit.datasets.remote import RangeReader, SharedCache, StoredFile, display_url
-from clipkit.datasets.rows import NO_LABEL, LabelCodes
 from clipkit.datasets.wordnet import MAX_NAME
-from clipkit.features.matching import find_repeat
-from clipkit.features.model import Int64
 from clipkit.prompts.texts import check_length
 
 ZEROS = bytes(tarfile.BLOCKSIZE)
@@ -191,7 +190,7 @@ def read_tars(patterns: Sequence[str]) -> Dataset:
     Members with the same path up to the first dot of their name are one row. That path is the row's
     id; if it occurs in several tars, the tar's name is put before it. The image is the member with
     the suffix of an image. The label is the content of ``.cls``, or else "label" in ``.json``;
-    `clipkit.datasets.rows.number_labels` says what labels mean. ``classnames.txt`` or
+    `clipkit.datasets.labels.number_labels` says what labels mean. ``classnames.txt`` or
     ``class_index.json`` beside the tars names those that are numbers, and the latter those that are
     WordNet ids. Splits are named as `shards.split_names` says. Rows keep the order of the tars.
 

@@ -31,7 +31,8 @@ from clipkit import features
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.files import atomic_write, read_bytes
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Split
+from clipkit.base.matrices import BlockMatrix, Float32
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.overview import flatten
 
 if TYPE_CHECKING:

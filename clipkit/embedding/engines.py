@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from clipkit import models
 from clipkit.base import console
 from clipkit.base.errors import ImageError
+from clipkit.base.matrices import Float32
 from clipkit.base.prefetch import prefetch_map
 from clipkit.embedding.checkpoint import Skipped
-from clipkit.features.model import Float32
 from clipkit.models.options import RunOptions
 
 if TYPE_CHECKING:

@@ -17,12 +17,13 @@ import numpy as np
 from clipkit import features, models
 from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.base.matrices import Floats, Int64, as_float32
 from clipkit.base.names import abridged, escape
 from clipkit.datasets.registry import REGISTRY
 from clipkit.features import similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import DOT_PRODUCT
-from clipkit.features.model import FEWEST_OTHERS, FeatureFile, Floats, Int64, as_float32
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.features.validation import MAX_INTEGER
 from clipkit.models.hub import canonical_name, is_python
@@ -32,6 +33,7 @@ from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
 from clipkit.prompts.formats import COMPLETE, DEFAULT_TEMPLATE, ClassNames
 from clipkit.prompts.texts import Prompts
+from clipkit.statistics.claims import FEWEST_OTHERS
 
 if TYPE_CHECKING:
     from clipkit.datasets.captions import Captions

@@ -12,27 +12,21 @@ from typing import TYPE_CHECKING
 from clipkit.base.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64
     from clipkit.features.arrays import from_array
     from clipkit.features.hdf5 import open_file, read, read_all, write
     from clipkit.features.history import Entry, History, canonical_json, history_entry
-    from clipkit.features.model import (
-        BlockMatrix,
-        FeatureFile,
-        Float32,
-        Floats,
-        Int64,
-        Split,
-        row_ids,
-    )
+    from clipkit.features.model import FeatureFile, Split, row_ids
     from clipkit.features.validation import validate
 else:
     __getattr__ = lazy_names(
         __name__,
         {
+            "clipkit.base.matrices": "BlockMatrix Float32 Floats Int64",
             f"{__name__}.arrays": "from_array",
             f"{__name__}.hdf5": "open_file read read_all write",
             f"{__name__}.history": "Entry History canonical_json history_entry",
-            f"{__name__}.model": "BlockMatrix FeatureFile Float32 Floats Int64 Split row_ids",
+            f"{__name__}.model": "FeatureFile Split row_ids",
             f"{__name__}.validation": "validate",
         },
     )

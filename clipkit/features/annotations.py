@@ -8,7 +8,6 @@ for each of their elements. The data set `shapes` has its own attributes.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import operator
@@ -24,21 +23,25 @@ import numpy as np
 
 from clipkit.base import console, files
 from clipkit.base.csv_rows import (
+    MAX_NUMBERS,
     Line,
     check_different,
     check_width,
+    has_many_numbers,
     is_no_value,
+    is_numeric,
     read_objects,
     read_table,
 )
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
-from clipkit.base.names import positions
+from clipkit.base.matrices import Floats, Int64
+from clipkit.base.names import find_repeat, positions
 from clipkit.features import matching
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import ENDINGS, OpenTable, Table, open_table
 from clipkit.features.endings import import_parquet
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import original_splits
 
 CLASS = "class"  # the attribute that consists of the labels of a file
@@ -47,9 +50,7 @@ INDEX = ("", "unnamed: 0", "__index_level_0__")  # how pandas writes the column 
 IDS = ("id", "filename", "file_name", "file", "path", "image", "image_id", *INDEX)  # the first
 NO_ATTRIBUTES = (*KEYS, "filename", "path", "")
 WHOLE = re.compile(r"-?[0-9]+\.0")
-MAX_NUMBERS = 20  # values of a column of numbers that are categories
 MAX_CELLS = 2**26  # of rows that name their own columns: 512 MiB as references to texts
-MOST = 0.9  # of the values of a column of numbers are numbers
 INTERACTION = "*"
 BLOCK_LINES = 256  # of a text file, divided into columns at once; more take longer
 
@@ -291,7 +292,7 @@ def _numbers_alone(
     found = []
     for attribute in attributes:
         count = len(attribute.values)
-        others = list(itertools.filterfalse(_is_number, attribute.values))
+        others = list(itertools.filterfalse(is_numeric, attribute.values))
         if not others and count > 2:
             found.append(attribute)
             continue
@@ -310,17 +311,6 @@ def _numbers_alone(
     return found
 
 
-def has_many_numbers(values: Sequence[str]) -> bool:
-    """Return True if nearly all of many values are numbers; a few others may be no value."""
-    return sum(map(_is_number, values)) > max(MAX_NUMBERS, MOST * len(values))
-
-
-def _is_number(value: str) -> bool:
-    with contextlib.suppress(ValueError):
-        return math.isfinite(float(value.replace(",", ".")))
-    return False
-
-
 def _number_all(file: FeatureFile, columns: Columns, numbers: str) -> list[Attribute]:
     """Assign numbers from 0 to the sorted values of each column, and -1 to empty cells.
 
@@ -334,7 +324,7 @@ def _number_all(file: FeatureFile, columns: Columns, numbers: str) -> list[Attri
         code_of = {**positions(values), "": -1}
         codes = np.array(list(map(code_of.get, cells)), np.int64)
         of_split = dict(zip(file.splits, np.split(codes, ends[:-1]), strict=True))
-        is_number = len(values) >= least and all(map(_is_number, values))
+        is_number = len(values) >= least and all(map(is_numeric, values))
         attributes.append(Attribute(name, values, of_split, is_number=is_number))
     return attributes
 
@@ -488,7 +478,7 @@ def _read_lines(table: OpenTable) -> Lines:
     rows: Sequence[Any] = lines.ids
     if lines.splits:
         rows = list(zip(lines.splits, lines.ids, strict=True))
-    repeat = matching.find_repeat(rows)
+    repeat = find_repeat(rows)
     if repeat:
         _, place = repeat
         got = f"got {lines.ids[place]!r} again"
@@ -542,7 +532,9 @@ def _check_names(table: str, names: list[str]) -> None:
 def _read_objects(table: OpenTable, data: bytes) -> tuple[dict[str, list[Any]], list[int]]:
     """Return cells of any type by column, None for a key that an object lacks, and the lines."""
     if table.ending == ".parquet":
-        columns = import_parquet().read_cells(Path(table.name), table.name)
+        columns = import_parquet("clipkit.features.parquet").read_cells(
+            Path(table.name), table.name
+        )
         return columns, list(range(len(next(iter(columns.values()), []))))
     objects = dict(read_objects(data, table.name, '{"id": "a.jpg", "colour": "red"}'))
     names = list(dict.fromkeys(itertools.chain.from_iterable(objects.values())))

@@ -11,19 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, quote
+from clipkit.base.matrices import BlockMatrix, Float32, Int64, as_float32
 from clipkit.base.names import locate
 from clipkit.features.history import History, history_entry
-from clipkit.features.model import (
-    ROW_NUMBERS,
-    BlockMatrix,
-    FeatureFile,
-    Float32,
-    Int64,
-    Split,
-    as_float32,
-    row_ids,
-    sha256_of,
-)
+from clipkit.features.model import ROW_NUMBERS, FeatureFile, Split, row_ids, sha256_of
 from clipkit.features.validation import finite_blocks, validate
 
 ARRAY = "array"  # what a history calls the source of features, and a model that is not named

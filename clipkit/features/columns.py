@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from clipkit.base.cells import Heading, format_number, format_p
 from clipkit.base.errors import LARGEST, SMALLEST, unknown
-from clipkit.base.tables import Heading, format_number, format_p
 from clipkit.base.views import QUESTIONS
 
 # What a value depends on. What depends on labels depends on the rows, too.

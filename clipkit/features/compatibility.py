@@ -11,11 +11,12 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.matrices import Int64
 from clipkit.base.names import locate
 from clipkit.features import model_settings
 from clipkit.features.arrays import hint_of, is_array
 from clipkit.features.history import Entry
-from clipkit.features.model import ROW_NUMBERS, FeatureFile, Int64
+from clipkit.features.model import ROW_NUMBERS, FeatureFile
 from clipkit.features.model_settings import Setting, feature_name
 from clipkit.features.provenance import (
     IMAGES_ALONE_HINT,

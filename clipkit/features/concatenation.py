@@ -12,12 +12,13 @@ import numpy as np
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import BlockMatrix, Float32, Int64
 from clipkit.base.names import distinct_names
 from clipkit.features import compatibility, model_settings
 from clipkit.features.arguments import Features, Several, as_files, as_list, checked
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 
 NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 

@@ -1,28 +1,20 @@
 """The formats that `clipkit convert` reads and writes, by the endings of files' names.
 
-Each is one record, `Format`, of `FORMATS`; to add one, add its record. Commands name the endings in
-their help, so importing this module loads no heavy library.
+Each is one record, `Format`, of `FORMATS`; to add one, add its record, and its function in
+`formats.READERS` or `exporting.WRITERS`. Commands name the endings in their help, and a file of
+another format is refused with them, so this module imports none that reads or writes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipkit.base import files
 from clipkit.base.errors import ClipkitError, UsageError, import_error
-
-if TYPE_CHECKING:
-    from clipkit.features.model import FeatureFile
-
-# Arrays named as in an .npz: npz.StoredArray, array or list; None for what cannot be used.
-Arrays = dict[str, Any]
-Thumbnails = Mapping[str, Iterator[bytes]]  # of each split, an encoded image per row
 
 FEATURE_ENDINGS = (".h5", ".hdf5")
 OTHER_ENDINGS = (".tsv", ".json", ".txt", ".md", ".png", ".pdf", ".svg")
@@ -36,18 +28,16 @@ PICKLE_HINT = (
 
 @dataclass(frozen=True)
 class Format:
-    """A format of files: how it is read and written, and what it can hold.
+    """A format of files: whether it is read and written, and what it can hold.
 
     Parameters
     ----------
     ending : str
-    read : function, optional
-        Returns the arrays of a file, given its path, its name in messages, the stack that closes
-        what stays open, and the chosen columns.
-    write : function, optional
-        Writes a feature file to a path, with thumbnails if they are given.
+    is_read : bool
+        Whether `formats.READERS` has a function that reads it.
     holds_features, holds_results : bool
-        Whether features, and predictions or runs, are written in this format.
+        Whether features, and predictions or runs, are written in this format, by a function of
+        `exporting.WRITERS`.
     is_table : bool
         Whether a result is written as a table of its predictions or runs, and not as its arrays.
     has_columns : bool
@@ -58,8 +48,7 @@ class Format:
     """
 
     ending: str
-    read: Callable[[Path, str, contextlib.ExitStack, Mapping[str, str]], Arrays] | None = None
-    write: Callable[[Path, FeatureFile, Thumbnails | None], None] | None = None
+    is_read: bool = False
     holds_features: bool = False
     holds_results: bool = False
     is_table: bool = False
@@ -67,6 +56,11 @@ class Format:
     has_thumbnails: bool = False
     library: str = ""
     extra: str = ""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether features or results are written in this format."""
+        return self.holds_features or self.holds_results
 
     def import_module(self, module: str) -> Any:
         """Import a module that needs the library of this format."""
@@ -86,67 +80,9 @@ class Format:
             self.import_module(self.library)
 
 
-def _read_npz(
-    path: Path, source: str, archives: contextlib.ExitStack, _: Mapping[str, str]
-) -> Arrays:
-    from clipkit.features import npz
-
-    archive = archives.enter_context(zipfile.ZipFile(path))
-    return npz.open_npz(archive, path.stat().st_size, source)
-
-
-def _read_npy(
-    path: Path, _source: str, _archives: contextlib.ExitStack, _columns: Mapping[str, str]
-) -> Arrays:
-    from clipkit.features import npz
-
-    return {"features": npz.open_npy(path)}
-
-
-def _read_safetensors(
-    path: Path, _source: str, _archives: contextlib.ExitStack, _columns: Mapping[str, str]
-) -> Arrays:
-    from clipkit.features import npz
-
-    return npz.read_safetensors(path)
-
-
-def _read_parquet(
-    path: Path, source: str, _: contextlib.ExitStack, columns: Mapping[str, str]
-) -> Arrays:
-    from clipkit.features import parquet
-
-    return parquet.read_table([path], source, columns)
-
-
-def _write_npz(path: Path, file: FeatureFile, _: Thumbnails | None) -> None:
-    from clipkit.features import exporting
-
-    exporting.write_npz(path, file)
-
-
-def _write_npy(path: Path, file: FeatureFile, _: Thumbnails | None) -> None:
-    from clipkit.features import exporting
-
-    exporting.write_npy(path, file)
-
-
-def _write_parquet(path: Path, file: FeatureFile, thumbnails: Thumbnails | None) -> None:
-    from clipkit.features import exporting
-
-    exporting.write_parquet(path, file, thumbnails)
-
-
-def _write_csv(path: Path, file: FeatureFile, _: Thumbnails | None) -> None:
-    from clipkit.features import exporting
-
-    exporting.write_csv(path, file)
-
-
 PARQUET = Format(
     ".parquet",
-    _read_parquet,
-    _write_parquet,
+    is_read=True,
     holds_features=True,
     holds_results=True,
     is_table=True,
@@ -156,15 +92,15 @@ PARQUET = Format(
     extra="parquet",
 )
 _FORMATS = (
-    Format(".npz", _read_npz, _write_npz, holds_features=True, holds_results=True),
-    Format(".npy", _read_npy, _write_npy, holds_features=True),
+    Format(".npz", is_read=True, holds_features=True, holds_results=True),
+    Format(".npy", is_read=True, holds_features=True),
     PARQUET,
-    Format(".safetensors", _read_safetensors),
-    Format(".csv", None, _write_csv, holds_results=True, is_table=True),
+    Format(".safetensors", is_read=True),
+    Format(".csv", holds_results=True, is_table=True),
 )
 FORMATS = {known.ending: known for known in _FORMATS}
-READABLE = tuple(known.ending for known in _FORMATS if known.read)
-WRITABLE = tuple(known.ending for known in _FORMATS if known.write)
+READABLE = tuple(known.ending for known in _FORMATS if known.is_read)
+WRITABLE = tuple(known.ending for known in _FORMATS if known.is_written)
 FOR_FEATURES = tuple(known.ending for known in _FORMATS if known.holds_features)
 FOR_RESULTS = tuple(known.ending for known in _FORMATS if known.holds_results)
 # as messages list them
@@ -174,7 +110,7 @@ WITH_THUMBNAILS = " or ".join(known.ending for known in _FORMATS if known.has_th
 KNOWN_ENDINGS = (*FEATURE_ENDINGS, *FORMATS, *OTHER_ENDINGS)
 
 
-def import_parquet(module: str = "clipkit.features.parquet") -> Any:
+def import_parquet(module: str) -> Any:
     """Import a module that needs pyarrow."""
     return PARQUET.import_module(module)
 

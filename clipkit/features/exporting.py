@@ -5,30 +5,32 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Int64
 from clipkit.base.names import distinct_names
 from clipkit.features import npz
 from clipkit.features.columns import SETTINGS
 from clipkit.features.history import drop_none
-from clipkit.features.model import METADATA, FeatureFile, Int64
+from clipkit.features.model import METADATA, FeatureFile
 
 CSV_LINE_END = "\r\n"
+Thumbnails = Mapping[str, Iterator[bytes]]  # of each split, an encoded image per row
 RUN_PARAMETERS = (*SETTINGS, "fit_split")
 
 
-def write_npz(path: Path, file: FeatureFile) -> None:
+def write_npz(path: Path, file: FeatureFile, _: Thumbnails | None = None) -> None:
     """Write all arrays of a file, and its other content as JSON."""
     arrays = {name.replace("/", "_"): array for name, array in file.datasets().items()}
     npz.write_npz(path, {**arrays, METADATA: np.array(_metadata(file))})
 
 
-def write_npy(path: Path, file: FeatureFile) -> None:
+def write_npy(path: Path, file: FeatureFile, _: Thumbnails | None = None) -> None:
     """Write the only matrix of a file."""
     matrices = file.matrices()
     if len(matrices) != 1:
@@ -41,9 +43,7 @@ def write_npy(path: Path, file: FeatureFile) -> None:
         npz.write_array(stream, *matrices.values())
 
 
-def write_parquet(
-    path: Path, file: FeatureFile, thumbnails: Mapping[str, Iterator[bytes]] | None = None
-) -> None:
+def write_parquet(path: Path, file: FeatureFile, thumbnails: Thumbnails | None = None) -> None:
     """Write a table: a row per image or prompt, or per prediction."""
     from clipkit.features import parquet
 
@@ -66,7 +66,7 @@ def _metadata(file: FeatureFile, **arrays: Any) -> str:
     return json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
 
 
-def write_csv(path: Path, file: FeatureFile) -> None:
+def write_csv(path: Path, file: FeatureFile, _: Thumbnails | None = None) -> None:
     """Write the predictions, or else the runs, of a result."""
     columns = _result_columns(file)
     with path.open("w", encoding="utf-8", newline="") as stream:
@@ -150,3 +150,12 @@ def _classes(labels: Int64, class_names: Sequence[str]) -> list[Any]:
     if not class_names:
         return numbers
     return [class_names[number] for number in numbers]
+
+
+# Functions that write a feature file to a path, with thumbnails if the format has them
+WRITERS: dict[str, Callable[[Path, FeatureFile, Thumbnails | None], None]] = {
+    ".npz": write_npz,
+    ".npy": write_npy,
+    ".parquet": write_parquet,
+    ".csv": write_csv,
+}

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from clipkit.base import console
 from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten, unknown
 from clipkit.base.files import atomic_write, spool_input
+from clipkit.base.matrices import Float32, Int64, as_float32
 from clipkit.base.names import abridged, positions, select
 from clipkit.features import folders, npz
 from clipkit.features.arguments import Features, as_file
@@ -36,9 +38,9 @@ from clipkit.features.endings import (
     WITH_COLUMNS,
     WITH_THUMBNAILS,
     WRITABLE,
-    Arrays,
     import_parquet,
 )
+from clipkit.features.exporting import WRITERS
 from clipkit.features.history import drop_none
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import (
@@ -47,10 +49,7 @@ from clipkit.features.model import (
     RESULTS,
     ROW_NUMBERS,
     FeatureFile,
-    Float32,
-    Int64,
     Split,
-    as_float32,
     row_ids,
 )
 from clipkit.features.validation import allowed_names, check_version, validate
@@ -58,7 +57,10 @@ from clipkit.features.validation import allowed_names, check_version, validate
 # Arrays that a .parquet has in the JSON
 NO_ROWS = ("class_names", "texts", "class_index", *OTHER_TEXTS)
 IMAGE_IDS = "image_ids"  # the array with the image of each text, which becomes its class
+PARQUET_FILES = "clipkit.features.parquet"
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
+# Arrays named as in an .npz: npz.StoredArray, array or list; None for what cannot be used.
+Arrays = dict[str, Any]
 
 
 def import_file(  # noqa: PLR0913 (the options of `clipkit convert`)
@@ -197,7 +199,7 @@ def export_file(
     file = as_file(file, "file")
     ending = Path(output).suffix.lower()
     known = FORMATS.get(ending)
-    if known is None or known.write is None:
+    if known is None or not known.is_written:
         raise unknown("ending", ending or str(output), WRITABLE)
     if thumbnails is not None and not known.has_thumbnails:
         raise UsageError(f"thumbnails: expected a {WITH_THUMBNAILS} file, got {output}")
@@ -220,7 +222,7 @@ def export_file(
     ):
         validate(file)
         file = _keep_split(file, split)
-        known.write(temporary, report_rows(file, report), thumbnails)
+        WRITERS[ending](temporary, report_rows(file, report), thumbnails)
 
 
 def _keep_split(file: FeatureFile, split: str | None) -> FeatureFile:
@@ -265,7 +267,7 @@ def _read_source(
         path = archives.enter_context(spool_input(source)).path
         digest = _digest([path], source)
         return _read_arrays(path, source, archives, columns), digest
-    read_table: Callable[..., Arrays] = import_parquet().read_table
+    read_table: Callable[..., Arrays] = import_parquet(PARQUET_FILES).read_table
     embeddings = folders.clip_retrieval(Path(source))
     with read_errors(source):
         if embeddings is None:
@@ -280,6 +282,42 @@ def _read_source(
     return arrays, _digest([*paths, *tables], source)
 
 
+def _read_npz(
+    path: Path, source: str, archives: contextlib.ExitStack, _: Mapping[str, str]
+) -> Arrays:
+    archive = archives.enter_context(zipfile.ZipFile(path))
+    return npz.open_npz(archive, path.stat().st_size, source)
+
+
+def _read_npy(
+    path: Path, _source: str, _archives: contextlib.ExitStack, _columns: Mapping[str, str]
+) -> Arrays:
+    return {"features": npz.open_npy(path)}
+
+
+def _read_safetensors(
+    path: Path, _source: str, _archives: contextlib.ExitStack, _columns: Mapping[str, str]
+) -> Arrays:
+    return npz.read_safetensors(path)
+
+
+def _read_parquet(
+    path: Path, source: str, _: contextlib.ExitStack, columns: Mapping[str, str]
+) -> Arrays:
+    arrays: Arrays = import_parquet(PARQUET_FILES).read_table([path], source, columns)
+    return arrays
+
+
+# Functions that return the arrays of a file, given its path, its name in messages, the stack that
+# closes what stays open, and the chosen columns
+READERS: dict[str, Callable[[Path, str, contextlib.ExitStack, Mapping[str, str]], Arrays]] = {
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".parquet": _read_parquet,
+    ".safetensors": _read_safetensors,
+}
+
+
 def _read_arrays(
     path: Path, source: str, archives: contextlib.ExitStack, columns: Mapping[str, str]
 ) -> Arrays:
@@ -290,11 +328,11 @@ def _read_arrays(
     if columns and not known.has_columns:
         option = f"--{next(iter(columns))}-column"
         raise UsageError(f"{option}: expected a {WITH_COLUMNS} file or a folder, got {source}")
-    if known.read is None:
+    if not known.is_read:
         raise unknown("ending", known.ending, READABLE)
     known.check_installed()
     with read_errors(source):
-        return known.read(path, source, archives, columns)
+        return READERS[known.ending](path, source, archives, columns)
 
 
 def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> FeatureFile:

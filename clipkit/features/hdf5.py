@@ -33,17 +33,14 @@ from clipkit.base.files import (
     keep_open,
     spool_input,
 )
+from clipkit.base.matrices import BlockMatrix, Float32, block_rows, chunk_rows
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import CheckedFile
 from clipkit.features.endings import CAPTION_TABLES, FEATURE_ENDINGS, READABLE, check_ending
 from clipkit.features.model import (
     RESULTS,
     TABLES,
-    BlockMatrix,
     FeatureFile,
-    Float32,
-    block_rows,
-    chunk_rows,
     digest_entry,
     file_digest,
     is_features,

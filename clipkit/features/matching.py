@@ -10,7 +10,7 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
-from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 
 ALL = "all"  # stands for all splits of a file that has no split of this name
 ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # no number: a.1 and a.2 are two ids
@@ -220,27 +221,6 @@ def find_ids(ids: Sequence[str], known: Sequence[str]) -> Found:
             if len(best) == min(len(wanted), len(known)):
                 break
     return Found(np.array([best.get(row_id, -1) for row_id in ids], np.int64), best_rule)
-
-
-def find_repeat(keys: Sequence[Hashable]) -> tuple[int, int] | None:
-    """Return the places of the first key that occurs again: where it is first, and next.
-
-    This takes 16 bytes for each key, a set about 60.
-
-    >>> find_repeat(["a", "b", "c", "b"])
-    (1, 3)
-    """
-    hashes = np.fromiter(map(hash, keys), np.int64, len(keys))
-    ordered = np.sort(hashes)
-    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
-    if not len(repeated):
-        return None
-    first: dict[Hashable, int] = {}
-    for place in np.flatnonzero(np.isin(hashes, repeated)).tolist():
-        earlier = first.setdefault(keys[place], place)
-        if earlier != place:
-            return earlier, place
-    return None
 
 
 def _tells_apart(form: Callable[[str], str], ids: Collection[str]) -> bool:

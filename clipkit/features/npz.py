@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipkit.base.bounds import MATRICES, OTHERS
 from clipkit.base.errors import ClipkitError
-from clipkit.features.model import BlockMatrix
+from clipkit.base.matrices import BlockMatrix
 
 # Returns an array when it is called.
 StoredArray = Callable[[], NDArray[Any]]

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from clipkit.base.bounds import MATRICES, MAX_CLASSES, MAX_NAMES, OTHERS
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
+from clipkit.base.matrices import BlockMatrix, Float32, as_float32
 from clipkit.base.names import abridged, distinct_names
-from clipkit.features.model import METADATA, BlockMatrix, FeatureFile, Float32, as_float32
+from clipkit.features.model import METADATA, FeatureFile
 
 ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 LISTS = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)

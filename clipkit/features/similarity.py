@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, check_positive
+from clipkit.base.matrices import BlockMatrix, Float32, Floats
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.compatibility import (
     align_classes,
@@ -22,7 +23,7 @@ from clipkit.features.compatibility import (
     common_logit_scale,
 )
 from clipkit.features.history import History, history_entry
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Split
+from clipkit.features.model import FeatureFile, Split
 
 ONE_TOKEN_HINT = "its prompts are single tokens: use zeroshot, attributes and calibrate"
 CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's cache

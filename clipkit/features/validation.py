@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from clipkit.base import probe_arrays
 from clipkit.base.bounds import MAX_CLASSES, MAX_NAMES
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, quote, shorten
+from clipkit.base.matrices import BlockMatrix, Float32
 from clipkit.base.probe_arrays import ProbeArray, ProbeModel
 from clipkit.features.columns import CHECKED_UNITS, Unit
 from clipkit.features.history import check_history, check_scale
@@ -29,9 +30,7 @@ from clipkit.features.model import (
     TABLES,
     TEXTS_AT_ONCE,
     VERSION,
-    BlockMatrix,
     FeatureFile,
-    Float32,
     is_features,
     number_code,
 )

@@ -82,7 +82,7 @@ def _draw_statistic(
     file, split = choose_split(file, split)
     taus = temperatures or [check_positive("temperature", file.default_temperature)]
     cosines = file.cosines(split).read()
-    link = links.distribution(file)
+    link = links.distribution(file.history)
     number, draw = 0, entropy
     if statistic == "confidence":
         number, draw = 1, confidence

@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from clipkit.analysis import results
 from clipkit.base import console
 from clipkit.base.errors import ImageError, unknown
+from clipkit.base.matrices import Int64
 from clipkit.base.options import LabelColumn, Option, PathColumn, SplitColumn, option
 from clipkit.features.matching import choose_split, default_split
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.logits import choose_prompts
 from clipkit.plots.picture import Picture, Split

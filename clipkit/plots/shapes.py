@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from clipkit.analysis import results
 from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import newest_entry
+from clipkit.base.cells import Heading, format_number
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix, Sheet, from_json
-from clipkit.base.tables import Heading, format_number
 from clipkit.features.columns import OWN_QUESTION, POINTS, SHARE, Column
 from clipkit.features.model import FeatureFile, known_columns
 from clipkit.plots import heatmap, images, style

@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike
 from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import Bools, compare_right
 from clipkit.base.errors import ClipkitError
+from clipkit.base.matrices import Int64
 from clipkit.base.options import option
 from clipkit.features.compatibility import have_same_images, matching_split
 from clipkit.features.hdf5 import read
 from clipkit.features.matching import find_ids
-from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import is_untrained
 from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotrs
 
-from clipkit.features.model import Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 
 TOLERANCE = 1e-3  # of the margin, as in SVC
 ROUNDING = 1e-6  # of coefficients, relative to the largest

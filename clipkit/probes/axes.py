@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.features.model import Floats, row_blocks
+from clipkit.base.matrices import Floats, row_blocks
 from clipkit.probes.sweep_context import Float64
 
 ROTATED = 2**20  # features in float64 at a time

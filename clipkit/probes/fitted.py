@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Floats, Int64
 from clipkit.features.history import drop_none
-from clipkit.features.model import Floats, Int64
 from clipkit.probes import classifiers
 from clipkit.probes.models import Model
 from clipkit.probes.preparation import Preparation

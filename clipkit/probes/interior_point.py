@@ -16,7 +16,7 @@ from numpy.linalg import LinAlgError
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dgetrf, dgetrs
 
-from clipkit.features.model import Floats
+from clipkit.base.matrices import Floats
 
 MAX_STEPS = 60
 GAP_TOLERANCE = 1e-6  # of the duality gap and of the residuals

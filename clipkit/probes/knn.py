@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipkit.features.model import Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 from clipkit.probes.models import Neighbours, unit_rows
 from clipkit.probes.sweep_context import Solution, SweepContext
 from clipkit.statistics.metrics import best_classes

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.features.model import Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 
 if TYPE_CHECKING:
     from sklearn.svm import SVC

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.base import console
-from clipkit.features.model import Floats, Int64, row_blocks
+from clipkit.base.matrices import Floats, Int64, row_blocks
 from clipkit.probes.axes import ROTATED, Map, principal_axes
 from clipkit.probes.models import Coefficients
 from clipkit.probes.sweep_context import Float64, Setting, Solution, SweepContext

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from sklearn.neural_network import MLPClassifier
 
-from clipkit.features.model import Floats
+from clipkit.base.matrices import Floats
 from clipkit.probes.models import MLPWeights
 from clipkit.probes.sweep_context import Setting, Solution, SweepContext
 from clipkit.statistics.metrics import best_classes

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.features.model import Floats, Int64, row_blocks
+from clipkit.base.matrices import Floats, Int64, row_blocks
 from clipkit.probes.preparation import largest_magnitude
 from clipkit.statistics.softmax import softmax
 

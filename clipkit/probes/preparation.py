@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError
-from clipkit.features.model import Floats
+from clipkit.base.matrices import Floats
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.features.model import Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 from clipkit.probes import libsvm
 from clipkit.probes.active_set import (
     TOLERANCE,

@@ -13,7 +13,7 @@ from joblib import cpu_count  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from clipkit.features.model import Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 from clipkit.probes.preparation import Preparation
 
 Float64 = NDArray[np.float64]

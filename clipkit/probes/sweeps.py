@@ -16,7 +16,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, UsageError, check_positive
-from clipkit.features.model import BlockMatrix, Float32, Floats, Int64, row_blocks
+from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64, row_blocks
 from clipkit.probes import classifiers
 from clipkit.probes.classifiers import Classifier
 from clipkit.probes.fitted import FittedProbe

@@ -21,6 +21,7 @@ from clipkit.base import console
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError, ImageError
 from clipkit.base.files import STREAM
+from clipkit.base.matrices import Int64
 from clipkit.datasets import REGISTRY, Dataset, ImageDataset, images
 from clipkit.datasets.matching import (
     HINT,
@@ -32,7 +33,7 @@ from clipkit.datasets.matching import (
 )
 from clipkit.datasets.remote import is_url
 from clipkit.features.annotations import read_annotations
-from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.plots.images import Nearest
 from clipkit.report.blocks import Page
 from clipkit.report.predictions import (

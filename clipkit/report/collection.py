@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from clipkit import features
-from clipkit.analysis import find, for_people, results
-from clipkit.base import console, tables
+from clipkit.analysis import for_people, results
+from clipkit.analysis.attributes import ANALYSIS as ATTRIBUTES
+from clipkit.base import cells, console, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
@@ -286,7 +287,7 @@ def _reason(error: ClipkitError, file: str) -> str:
 
 def _lead(files: Mapping[str, FeatureFile]) -> str:
     """Name a result of `attributes` that can be drawn, if possible of a model that answers."""
-    columns = set(find("attributes").needs.split())
+    columns = set(ATTRIBUTES.needs.split())
     lead = ""
     for name, file in files.items():
         is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
@@ -456,10 +457,10 @@ def _is_setting(column: Column) -> bool:
 
 def _known(cell: str) -> Cell:
     """Return the Markdown of a cell, and its bar, if any; `-` marks what does not apply."""
-    if cell == tables.EMPTY:
+    if cell == cells.EMPTY:
         return ""
     text = escape(cell)
-    if not isinstance(cell, tables.Cell) or math.isnan(cell.value):
+    if not isinstance(cell, cells.Cell) or math.isnan(cell.value):
         return text
     bar = Bar(cell.value, cell.low, cell.high, cell.reference, cell.control)
     return Number(text, replace(bar, reference_name=cell.reference_name))

@@ -15,10 +15,11 @@ from clipkit.analysis.class_scores import check_prompts, iter_class_scores
 from clipkit.analysis.predict import prediction
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.matrices import Int64
 from clipkit.base.names import distinct_names
 from clipkit.features.compatibility import matching_split
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.probes import classifiers
 from clipkit.probes.classifiers import PROBABILITY
@@ -191,7 +192,7 @@ def _zeroshot_scores(logits: FeatureFile, split: str) -> tuple[Int64, Floats, st
     tau = logits.default_temperature
     if logits.logit_scale:
         tau = 1 / logits.logit_scale
-    link = links.distribution(logits)
+    link = links.distribution(logits.history)
     classes = []
     probabilities = []
     for scores in iter_class_scores(logits, logits.splits[split].features):

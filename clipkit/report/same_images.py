@@ -20,10 +20,11 @@ from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
+from clipkit.base.matrices import Int64
 from clipkit.features.columns import HIGHER, NOTHING, SETTINGS, SHARE, all_columns
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Int64, known_columns
+from clipkit.features.model import FeatureFile, known_columns
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from clipkit.base.errors import ClipkitError
+from clipkit.base.matrices import Int64
 from clipkit.features import similarity
 from clipkit.features.compatibility import matching_split
 from clipkit.features.matching import find_ids
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.plots.images import Nearest, nearest_rows
 from clipkit.report.predictions import Bools, Floats, ImagePredictions, Names
 from clipkit.statistics import metrics

@@ -12,9 +12,9 @@ from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import Predictions, Row
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
+from clipkit.base.cells import format_p
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
-from clipkit.base.tables import format_p
 from clipkit.base.views import of_command
 from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile

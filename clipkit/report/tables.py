@@ -12,12 +12,13 @@ from clipkit.analysis.compare import comparison
 from clipkit.analysis.compare.comparison import Bools
 from clipkit.analysis.layer_curves import layer_curves
 from clipkit.analysis.layout import make_cell
+from clipkit.base.cells import NO_BREAK, format_p
 from clipkit.base.markdown import escape
-from clipkit.base.tables import NO_BREAK, format_p
+from clipkit.base.matrices import Int64
 from clipkit.base.version import __version__
 from clipkit.features.columns import columns_of_command
 from clipkit.features.history import Entry
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Block, Cell, Number, Table
 from clipkit.report.markdown import format_percent
 from clipkit.statistics import metrics

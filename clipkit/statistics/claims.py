@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.features.model import FEWEST_OTHERS, Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import INTERVAL, PAIRED, SHARE, rows_needed
@@ -32,6 +32,7 @@ INCLUDES = "the interval includes {}"
 NO_INTERVAL = "it has no interval"
 NO_CONTROL = "there is no untrained control"
 MAKE_CONTROL = "embed the same images with --untrained 0 to make one"
+FEWEST_OTHERS = 20  # other texts that are a control of words
 FEW_OTHERS = f"there are fewer than {FEWEST_OTHERS} other words"
 NAMED = 3  # things that a sentence names; of more, it has the number
 LEVEL = 0.05  # of two-sided tests: a wrong claim in one direction has half of it

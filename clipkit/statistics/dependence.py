@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.features.model import Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 
 FEW = 30  # clusters, with which intervals hold the true value less often than in 95 % of draws

@@ -17,7 +17,8 @@ from clipkit.base.errors import UsageError, unknown
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from clipkit.features.model import FeatureFile, Floats, Int64
+    from clipkit.base.matrices import Floats, Int64
+    from clipkit.features.history import History
 
 DEFAULT = "softmax"
 
@@ -45,12 +46,12 @@ class Link(ABC):
     has_likelihood: ClassVar[bool] = False
 
     @classmethod
-    def is_own(cls, logits: FeatureFile) -> bool:  # noqa: ARG003
-        """Return whether the history says that the model was trained with this link."""
+    def is_own(cls, history: History) -> bool:  # noqa: ARG003
+        """Return whether a history says that the model was trained with this link."""
         return False
 
     @classmethod
-    def from_file(cls, logits: FeatureFile) -> Link:  # noqa: ARG003
+    def from_history(cls, history: History, display_name: str) -> Link:  # noqa: ARG003
         """Return the link with what the model learned for it.
 
         Raises
@@ -190,24 +191,23 @@ class Sigmoid(Link):
         self.bias = bias
 
     @classmethod
-    def is_own(cls, logits: FeatureFile) -> bool:
+    def is_own(cls, history: History) -> bool:
         """Return whether the model learned a bias.
 
         It is learned for prompts, so there is none for random or whitened directions.
         """
-        history = logits.history
         return not history.has_directions and history.model.get("logit_bias") is not None
 
     @classmethod
-    def from_file(cls, logits: FeatureFile) -> Link:
+    def from_history(cls, history: History, display_name: str) -> Link:
         """Return the sigmoid with the bias that the model learned."""
-        if not cls.is_own(logits):
+        if not cls.is_own(history):
             raise UsageError(
-                f"{logits.display_name}: expected a model with a logit_bias for the link sigmoid, "
+                f"{display_name}: expected a model with a logit_bias for the link sigmoid, "
                 "got none",
                 "use --link softmax, or embed with a SigLIP model",
             )
-        return cls(float(logits.history.model["logit_bias"]))
+        return cls(float(history.model["logit_bias"]))
 
     def probabilities(self, cosines: ArrayLike, temperature: float) -> Floats:
         """Return the probability (N, K) of each prompt."""
@@ -248,22 +248,25 @@ def below_highest(cosines: ArrayLike) -> Floats:
     return np.asarray(np.subtract(rows, rows.max(axis=-1, keepdims=True), dtype=np.float64))
 
 
-def find(name: str, logits: FeatureFile) -> Link:
-    """Return a link by its name, with what the model of a file learned for it."""
+def find(name: str, history: History, display_name: str) -> Link:
+    """Return a link by its name, with what the model of a history learned for it.
+
+    An error calls the file of the history by its `display_name`.
+    """
     if name not in LINKS:
         raise unknown("link", name, LINKS)
-    return LINKS[name].from_file(logits)
+    return LINKS[name].from_history(history, display_name)
 
 
-def own_link(logits: FeatureFile) -> Link:
-    """Return the link that the model of a file was trained with, by default the softmax."""
+def own_link(history: History) -> Link:
+    """Return the link that the model of a history was trained with, by default the softmax."""
     for link in LINKS.values():
-        if link.is_own(logits):
-            return link.from_file(logits)
+        if link.is_own(history):
+            return link.from_history(history, link.name)
     return SOFTMAX
 
 
-def distribution(logits: FeatureFile) -> Link:
+def distribution(history: History) -> Link:
     """Return the model's own link if its probabilities sum to 1 over the prompts, else softmax."""
-    own = own_link(logits)
+    own = own_link(history)
     return own if own.is_distribution else SOFTMAX

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.features.model import Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 
 QUANTILE = 1.959964  # of the normal distribution, for 95 % confidence
 TOPS = (1, 5)  # for each reported accuracy, among how many of the best classes it looks

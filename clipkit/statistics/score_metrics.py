@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.features.model import Floats, Int64
+from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 
 DRAWS = 200  # of rows, for the metrics without a formula

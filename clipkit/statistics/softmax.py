@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.features.model import BlockMatrix, Floats
+from clipkit.base.matrices import BlockMatrix, Floats
 from clipkit.statistics import links
 from clipkit.statistics.links import Link
 

@@ -21,13 +21,14 @@ from clipkit.analysis.retrieve import retrieval
 from clipkit.analysis.row_clusters import find_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Floats, Int64
 from clipkit.base.names import positions
 from clipkit.features import similarity
 from clipkit.features.arguments import Features, Several, as_files, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import is_same_model
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.statistics.dependence import DRAWS, permute
 from clipkit.statistics.metrics import falling_order
 

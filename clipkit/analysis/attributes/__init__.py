@@ -97,7 +97,7 @@ def attributes(
     Example: clipkit attributes img.h5 words.h5 --table shapes --control control.h5
     """
     from clipkit.analysis.attributes import recalls
-    from clipkit.features.model import BlockMatrix
+    from clipkit.base.matrices import BlockMatrix
 
     return recalls.measure(
         images.map_features(BlockMatrix.read_if_small),

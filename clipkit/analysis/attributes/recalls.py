@@ -42,23 +42,16 @@ from clipkit.analysis.results import Row
 from clipkit.base import console
 from clipkit.base.bounds import MAX_CLASSES
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
+from clipkit.base.matrices import BlockMatrix, Float32, Int64, row_blocks
 from clipkit.base.names import positions
 from clipkit.features import compatibility, similarity
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.attribute_tables import Table
-from clipkit.features.model import (
-    FEWEST_OTHERS,
-    BlockMatrix,
-    FeatureFile,
-    Float32,
-    Int64,
-    Split,
-    row_blocks,
-)
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import prompts_entry
 from clipkit.probes.classifiers import LOGREG, names_taking
-from clipkit.statistics.claims import ABOVE_CHANCE
+from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS
 from clipkit.statistics.dependence import permute
 from clipkit.statistics.score_metrics import METRICS, RANKED, RECALL, ridge
 

@@ -21,9 +21,10 @@ from clipkit.analysis.class_scores import check_prompts, iter_class_scores
 from clipkit.analysis.results import chance, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
+from clipkit.base.matrices import BlockMatrix, Floats, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import join_named
-from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.statistics import links, metrics
 from clipkit.statistics.links import Link
 
@@ -82,7 +83,7 @@ def read_scores(
     matrix = BlockMatrix(shape, lambda: iter_class_scores(logits, cosines))
     if math.prod(shape) <= MAX_SCORES:
         matrix = BlockMatrix.from_array(matrix.read())
-    return ClassScores(name or split, matrix, labels, links.distribution(logits))
+    return ClassScores(name or split, matrix, labels, links.distribution(logits.history))
 
 
 def _nll(scores: ClassScores, beta: float) -> tuple[float, float, float]:
@@ -215,7 +216,9 @@ def can_fit_on_train(logits: FeatureFile, eval_split: str) -> bool:
 
     The split must be there and have labels, and the model's link a likelihood.
     """
-    can_fit = _has_fit_split(logits, eval_split) and links.distribution(logits).has_likelihood
+    can_fit = (
+        _has_fit_split(logits, eval_split) and links.distribution(logits.history).has_likelihood
+    )
     return can_fit and logits.splits[held_out.FIT_SPLIT].labels is not None
 
 
@@ -345,7 +348,7 @@ def calibrate(
     taus = [check_positive("temperature", tau) for tau in temperatures or ()]
     taus = taus or [logits.default_temperature]
     check_prompts(logits)
-    link, own = links.distribution(logits), links.own_link(logits)
+    link, own = links.distribution(logits.history), links.own_link(logits.history)
     if link.name != own.name:
         console.note(
             f"the model's own probabilities are {own.plural}; those of a {link.name} are scored"

@@ -27,13 +27,14 @@ from clipkit.analysis.results import Row, make_result
 from clipkit.analysis.row_clusters import find_clusters, note_few
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.matrices import Floats, Int64
 from clipkit.base.names import positions
 from clipkit.features import compatibility, matching, similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Floats, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import original_splits
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import (

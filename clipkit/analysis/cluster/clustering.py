@@ -21,9 +21,10 @@ from threadpoolctl import threadpool_limits
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import BlockMatrix, Floats, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import choose_splits
-from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.statistics.dependence import permute
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)

@@ -41,12 +41,13 @@ from clipkit.analysis.results import (
 from clipkit.analysis.row_clusters import note_few, number_clusters, read_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.matrices import Int64
 from clipkit.features.annotations import Annotations, Attribute, read_attribute
 from clipkit.features.arguments import Features, Several, as_files, as_list, checked
 from clipkit.features.attribute_tables import Table, open_table
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import shots
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import (

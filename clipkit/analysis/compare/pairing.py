@@ -11,10 +11,11 @@ import numpy as np
 from clipkit.analysis.results import Caveat, describe_caveat
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.matrices import Int64
 from clipkit.features import matching
 from clipkit.features.compatibility import matching_split
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 
 

@@ -31,8 +31,9 @@ from clipkit.analysis.results import (
 from clipkit.base import console
 from clipkit.base.bounds import MAX_CLASSES
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Floats, Int64
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.statistics.score_metrics import METRICS, RANKED
 
 SCORES = ("zeroshot", "probe")  # by words, and by a probe

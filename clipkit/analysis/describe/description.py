@@ -31,13 +31,14 @@ from clipkit.analysis.results import (
 from clipkit.analysis.row_clusters import find_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Floats, Int64
 from clipkit.features import matching
 from clipkit.features.annotations import read_attribute
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import check_same_prompts, matching_split
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.statistics.dependence import critical, p_of, permute
 from clipkit.statistics.metrics import falling_order
 

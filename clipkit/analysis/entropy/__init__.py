@@ -60,7 +60,8 @@ def entropy(
     from clipkit.statistics.softmax import mean_entropy_and_confidence
 
     taus = parse_temperatures(temperature, logits.logit_scale) or [logits.default_temperature]
-    function = links.find(link or _choose_link(logits, temperature), logits)
+    name = link or _choose_link(logits, temperature)
+    function = links.find(name, logits.history, logits.display_name)
     logits, names = choose_splits(logits, split)
     rows = []
     for name in names:
@@ -96,7 +97,7 @@ def _choose_link(logits: FeatureFile, temperatures: Sequence[str]) -> str:
     from clipkit.base import console
     from clipkit.base.errors import UsageError
 
-    own = links.own_link(logits)
+    own = links.own_link(logits.history)
     if "model" not in temperatures or own.name == links.DEFAULT:
         return links.DEFAULT
     if set(temperatures) != {"model"}:

@@ -19,10 +19,11 @@ from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import Row, labels_of, make_result, read_group_lines
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.matrices import Int64
 from clipkit.base.names import class_name
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import shots
 from clipkit.probes.sweep_context import Workers
 from clipkit.statistics import metrics

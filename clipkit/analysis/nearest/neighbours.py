@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 from clipkit.analysis.results import class_names
 from clipkit.analysis.verdicts import keep
 from clipkit.base.errors import UsageError
+from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64, row_blocks
 from clipkit.features import similarity
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.matching import choose_split
-from clipkit.features.model import (
-    BlockMatrix,
-    FeatureFile,
-    Float32,
-    Floats,
-    Int64,
-    row_blocks,
-)
+from clipkit.features.model import FeatureFile
 from clipkit.statistics import metrics
 from clipkit.statistics.claims import Claim, of_draws
 from clipkit.statistics.dependence import permute

@@ -14,11 +14,12 @@ from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.analysis.results import Caveat, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
+from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.base.names import class_name, positions
 from clipkit.features import compatibility
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import choose_splits, count_shared_rows
-from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import shots
 from clipkit.statistics import metrics
 

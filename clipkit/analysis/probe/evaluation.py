@@ -28,12 +28,12 @@ from clipkit.analysis.ranking import Ranking
 from clipkit.analysis.results import Caveat, as_result, find_caveats, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, unknown
+from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.base.names import class_name, select
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import drop_none
 from clipkit.features.matching import hash_rows, join_named
-from clipkit.features.model import BlockMatrix, FeatureFile, Int64, Split
-from clipkit.features.splitting import take
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.validation import MAX_COUNTED
 from clipkit.probes import classifiers
 from clipkit.probes.classifiers import Classifier
@@ -383,7 +383,7 @@ def _evaluate_draw(
     fit = _draw_shots(rows.fit, draw, seed)
     Cs = grid.Cs if math.isnan(best["C"]) else [best["C"]]
     # without others, the probe is only kept, but a fit predicts one row at least
-    test = rows.test or _subset(rows.fit.name, take(rows.fit.rows, np.array([0])))
+    test = rows.test or _subset(rows.fit.name, rows.fit.rows.take_in_blocks(np.array([0])))
     refitted_grid = replace(grid, taus=[best["temperature"]], Cs=Cs)
     (refitted,) = _evaluate(refitted_grid, fit, test, draw, keep)
     if rows.test is not None:
@@ -411,8 +411,8 @@ def _choose_rows(
                 f"the splits are {', '.join(file.splits)}",
             )
         name, train_rows, val_rows = hold_out(file, fit_split, fit.labels, fraction, seed)
-        train = _subset(f"{fit_split}-val", take(fit.rows, train_rows))
-        scored = _subset(name, take(fit.rows, val_rows))
+        train = _subset(f"{fit_split}-val", fit.rows.take_in_blocks(train_rows))
+        scored = _subset(name, fit.rows.take_in_blocks(val_rows))
     test = None
     if eval_split in file.splits:
         if eval_split not in (scored.name, fit_split):
@@ -584,7 +584,7 @@ def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
                 f"(the smallest: {counts.min():,}): all of their rows are used"
             )
         name = f"{fit.name}-up-to-{shots}-shot"
-    return _subset(name, take(fit.rows, drawn))
+    return _subset(name, fit.rows.take_in_blocks(drawn))
 
 
 def _check_class_count(file: FeatureFile, spec: ProbeSpec, fit: Subset, keep: bool) -> None:

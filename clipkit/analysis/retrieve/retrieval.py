@@ -25,6 +25,7 @@ from clipkit.analysis.results import Row, make_result
 from clipkit.analysis.row_clusters import find_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import Float32, Floats, Int64
 from clipkit.features import matching, similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.arrays import is_array
@@ -32,7 +33,7 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.history import History, history_entry
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, Float32, Floats, Int64, Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import original_splits
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import (

@@ -41,14 +41,15 @@ from clipkit.analysis.retrieve import retrieval
 from clipkit.analysis.row_clusters import find_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64
 from clipkit.base.names import class_name
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import check_same_prompts, common_logit_scale
+from clipkit.features.draws import stratified_split
 from clipkit.features.matching import choose_split, count_shared_rows, hash_rows, row_keys
-from clipkit.features.model import BlockMatrix, FeatureFile, Float32, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.similarity import normalize, refuse_dot_product
-from clipkit.features.splitting import stratified_split
 from clipkit.statistics import metrics
 from clipkit.statistics.score_metrics import METRICS
 from clipkit.statistics.softmax import softmax

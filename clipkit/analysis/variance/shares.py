@@ -26,12 +26,13 @@ from clipkit.analysis.controls import Controls, check_controls, control_digests
 from clipkit.analysis.results import Row, column, make_result
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.matrices import BlockMatrix, Floats, Int64
 from clipkit.features import compatibility, similarity
 from clipkit.features.annotations import Attribute, read_annotations
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.matching import choose_split
-from clipkit.features.model import BlockMatrix, FeatureFile, Floats, Int64
+from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import prompts_entry
 
 Bools = NDArray[np.bool_]
