@@ -175,7 +175,7 @@ def folder(tmp_path):
 def test_the_command_reports_saves_and_draws(folder):
     words = ("importance", folder / "p.h5", folder / "logits.h5", "--repeat", 2)
     report = rows(ok(*words, "-o", folder / "i.h5").stdout)
-    columns = ["split", "acc1", "prompt", "cost", "low", "high", "changed"]
+    columns = ["split", "acc1", "prompt", "cost", "low", "high", "changed", "rows"]
     assert list(report[0]) == columns
     assert report[0]["prompt"] == "prompt 2"
     piped = ok(*words[:2], "--repeat", 2, stdin=(folder / "logits.h5").read_bytes()).stdout

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from factories import result_file
 
-from clipkit.analysis import align, cluster, describe, verdicts
+from clipkit.analysis import align, cluster, describe, importance, threshold, verdicts
 from clipkit.analysis.align import alignment
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.describe import description
@@ -482,6 +482,56 @@ def described(world, random, shifts, against):
     return draw
 
 
+def costs_of_prompts(world, random):
+    """Prompts that change some predictions; in a null world, with another image's value as well."""
+    K, R = random.integers(1, 40), 5
+    share, own = random.random(2)
+    sensitive = random.random(K)
+
+    def draw(n):
+        orders = np.array([random.permutation(n) for _ in range(R)])
+        runs = []
+        for part in sensitive:
+            depends = random.random(n) < part
+            other = random.random(n) < share  # whether the value of an image gives any class
+            before = other
+            if not world.is_null:
+                before = np.where(depends, random.random(n) < own, other)
+            after = np.where(depends, other[orders], before)
+            lost = before.astype(np.int8) - after.astype(np.int8)
+            low, high = metrics.exchange_interval(lost, orders)
+            row = {"cost": lost.mean(), "low": low, "high": high, "rows": n}
+            runs.append({"prompt": str(len(runs)), **row})
+        result = FeatureFile("result")
+        result.set_rows(runs)
+        return {one.subject for one in importance.ANALYSIS.claims(result) if one.verdict == ABOVE}
+
+    return draw
+
+
+def matching_pairs(world, random):
+    """Cosines of pairs that match and of others, which are the same in a null world."""
+    away = 0 if world.is_null else random.random()
+    part = random.uniform(0.01, 0.5)  # of the images
+
+    def draw(n):
+        matches = random.random(n) < part
+        scores = random.normal(size=n) + away * matches
+        row = {
+            "prompt": "all prompts",
+            "threshold": random.normal(),
+            "matching": int(matches.sum()),
+        }
+        for rate, pairs in (("tpr", matches), ("fpr", ~matches)):
+            row |= metrics.share(rate, scores[pairs] > row["threshold"])
+        result = FeatureFile("result")
+        result.set_rows([row])
+        found = threshold.ANALYSIS.claims(result)
+        return decided(found[0].verdict) if found else ""
+
+    return draw
+
+
 def is_turned(first, again):
     """Whether a group that was above the others in a prompt is below them, or the reverse."""
     return any(again.get(name, verdict) != verdict for name, verdict in first.items())
@@ -525,6 +575,8 @@ RULES = {
     "two models agree": Rule(models),
     "a group differs in a prompt": Rule(prompts_of_groups, is_turned),
     "it differs more than for the control": Rule(prompts_of_control, is_turned),
+    "a prompt costs accuracy": Rule(costs_of_prompts, lambda first, again: not first & again),
+    "matching pairs are above a threshold": Rule(matching_pairs),
 }
 
 

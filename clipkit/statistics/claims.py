@@ -25,6 +25,7 @@ from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import INTERVAL, PAIRED, SHARE, rows_needed
 
+POINTS = "points"  # of a hundred, as a unit
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
 MISCALIBRATED = "miscalibrated"
 CHANCE, CONTROL = "chance", "the untrained control"
@@ -73,8 +74,8 @@ class Claim:
     against : Reference
     n : int
         Rows that the number rests on.
-    unit : {"%", ""}
-        The value of a % is a fraction (0..1).
+    unit : {"%", "points", ""}
+        The value of a % is a fraction (0..1), and so is a difference of two, in points.
     run : int
         The run of the result that it is about; -1 for the whole result.
     verdict : str
@@ -236,8 +237,8 @@ def of_share(
 
 
 def _format(value: float, unit: str, decimals: int) -> str:
-    if unit == "%":
-        return f"{100 * value:.{decimals}f} %"
+    if unit in ("%", POINTS):
+        return f"{100 * value:.{decimals}f} {unit}"
     return f"{value:.{decimals + 1}f}"
 
 
@@ -255,6 +256,50 @@ def _list(names: Sequence[str]) -> str:
 
 def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+# ---- Several numbers -----------------------------------------------------------------------------
+
+
+def _widening(tried: int) -> float:
+    """Return how much wider an interval is if it is one of several (Bonferroni)."""
+    from scipy.special import ndtri
+
+    return float(ndtri(1 - LEVEL / 2 / max(1, tried)) / ndtri(1 - LEVEL / 2))
+
+
+def for_several(value: float, low: float, high: float, tried: int) -> tuple[float, float]:
+    """Return the 95 % interval of a number that is one of several (Bonferroni).
+
+    >>> [round(end, 2) for end in for_several(0.5, 0.4, 0.6, 10)]
+    [0.36, 0.64]
+    """
+    wider = _widening(tried)
+    return value - wider * (value - low), value + wider * (high - value)
+
+
+def cost_sentence(claims: Sequence[Claim]) -> str:
+    """Name the prompts whose permutation costs accuracy, and count the others.
+
+    >>> free = Reference("no cost", 0.0)
+    >>> costs = [Claim(name, cost, cost - 0.03, cost + 0.03, free, 100, POINTS)
+    ...          for name, cost in (("a dog", 0.05), ("a cat", 0.02))]
+    >>> cost_sentence(costs)
+    'Permuting 1 of 2 costs accuracy: a dog (5.0 points); 1 not decided'
+    """
+    costly = [claim for claim in claims if claim.verdict == ABOVE]
+    text = f"Permuting {len(costly)} of {len(claims)} costs accuracy"
+    if costly:
+        names = [
+            f"{claim.subject} ({_format(claim.value, claim.unit, 1)})" for claim in costly[:NAMED]
+        ]
+        text += f": {', '.join(names)}"
+        if len(costly) > NAMED:
+            text += f" and {len(costly) - NAMED} more"
+    undecided = sum(claim.verdict == NOT_DECIDED for claim in claims)
+    if undecided:
+        text += f"; {undecided} {NOT_DECIDED}"
+    return text
 
 
 # ---- The highest of several ----------------------------------------------------------------------
@@ -279,17 +324,13 @@ def highest(values: ArrayLike, low: ArrayLike, high: ArrayLike) -> Highest | Non
     comparisons (Bonferroni). This is cautious for numbers of the same rows. Numbers without limits
     decide nothing. Return None without any number.
     """
-    from scipy.special import ndtri
-
     numbers, lower, upper = (np.asarray(ends, np.float64) for ends in (values, low, high))
     if not np.isfinite(numbers).any():
         return None
     top = float(np.nanmax(numbers))
     equal = np.flatnonzero(numbers == top).tolist()
     tried = int(np.isfinite(numbers).sum())
-    pairs = max(1, tried * (tried - 1) // 2)
-    wider = float(ndtri(1 - LEVEL / 2 / pairs) / ndtri(1 - LEVEL / 2))
-    half = wider * np.hypot(top - lower[equal[0]], upper - numbers)
+    half = _widening(tried * (tried - 1) // 2) * np.hypot(top - lower[equal[0]], upper - numbers)
     is_lower = top - numbers > half
     others = np.flatnonzero((numbers < top) & ~is_lower).tolist()
     return Highest(equal[0], equal, others)

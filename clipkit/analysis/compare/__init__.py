@@ -103,7 +103,8 @@ def compare(
     """Compare results on the same images: McNemar's test and a paired interval of the difference.
 
     `difference` is the accuracy of A minus the accuracy of B. `kappa` is 0 if A and B err
-    independently and 1 if they err on the same images. With groups, the `scope` of a row is all
+    independently and 1 if they err on the same images. `mde80` is the smallest difference that as
+    many images decide in 80 % of cases. With groups, the `scope` of a row is all
     images, a group, or the worst group of a result, compared with random groups.
 
     Example: clipkit compare probe.h5 zeroshot.h5 --table shapes --attribute pattern

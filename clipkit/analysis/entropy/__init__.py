@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
+from clipkit.analysis.layout import number
 from clipkit.analysis.options import LogitsFile, Splits
 from clipkit.analysis.question import Analysis, Answer
 from clipkit.base.options import OUTPUT_PANEL, Temperatures, choice, flag, parse_temperatures
@@ -25,6 +26,7 @@ from clipkit.statistics import links
 if TYPE_CHECKING:
     from clipkit.analysis.question import FeatureFile, Row
 
+FLAT = 0.99  # of the largest entropy
 DESCRIPTIONS = ", or from ".join(link.description for link in links.LINKS.values())
 
 
@@ -145,6 +147,28 @@ COLUMNS = (
     ID,
 )
 
+
+def _find(result: FeatureFile) -> list[str]:
+    """Say at which temperatures the softmax says nothing about an image, and what to do."""
+    shares: dict[float, list[float]] = {}
+    for row in result.rows():
+        share = number(row, "mean_entropy") / number(row, "max_entropy")
+        shares.setdefault(number(row, "temperature"), []).append(share)
+    flat = {tau: min(of_splits) for tau, of_splits in shares.items() if min(of_splits) > FLAT}
+    if not flat:
+        return []
+    said = " and ".join(f"τ {tau:g} ({100 * share:.1f} %)" for tau, share in flat.items())
+    return [
+        f"The entropy is at least {100 * FLAT:g} % of the largest at {said}: hardly any prompt is "
+        "likelier than another; -t model takes the model's own temperature"
+    ]
+
+
 ANALYSIS = Analysis(
-    "entropy", "How flat is the softmax over the prompts?", entropy, columns=COLUMNS
+    "entropy",
+    "How flat is the softmax over the prompts?",
+    entropy,
+    columns=COLUMNS,
+    findings=_find,
+    needs="temperature mean_entropy max_entropy",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from clipkit.analysis.options import FirstSplit
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
@@ -18,11 +18,15 @@ from clipkit.features.columns import (
     NUMBER,
     POINTS,
     PROMPT,
+    ROW_COUNT,
     ROWS,
     SHARE,
     TEXT,
     Column,
 )
+
+if TYPE_CHECKING:
+    from clipkit.statistics.claims import Claim
 
 PROBE = Input("PROBE", "Probe on logits, from clipkit probe --keep.", ("probe",))
 LOGITS = Input(
@@ -100,8 +104,33 @@ COLUMNS = (
     ACC1,
     Column("cost", POINTS, LABELS, better=HIGHER, interval=("low", "high")),
     Column("changed", SHARE, ROWS),
+    ROW_COUNT,
     Column("weight", NUMBER, LABELS),
 )
+
+
+def _claim(result: FeatureFile) -> list[Claim]:
+    """Hold the cost of each prompt against none; intervals are for all of them (Bonferroni)."""
+    from clipkit.statistics.claims import Claim, Reference, for_several
+
+    if "cost" not in result.runs:
+        return []
+    claims = []
+    for run, row in enumerate(result.rows()):
+        low, high = for_several(row["cost"], row["low"], row["high"], result.run_count)
+        subject = str(row.get("prompt", row.get("group")))
+        nothing = Reference("no cost", 0.0)
+        n = int(row["rows"])
+        claims.append(Claim(subject, row["cost"], low, high, nothing, n, "points", run))
+    return claims
+
+
+def _find(result: FeatureFile) -> list[str]:
+    from clipkit.analysis.verdicts import claims_of
+    from clipkit.statistics.claims import cost_sentence
+
+    return [cost_sentence(claims_of(result))] if "cost" in result.runs else []
+
 
 ANALYSIS = Analysis(
     "importance",
@@ -109,5 +138,8 @@ ANALYSIS = Analysis(
     importance,
     columns=COLUMNS,
     check=_check,
+    claims=_claim,
+    findings=_find,
+    needs="cost low high rows",
     panel=UNDERSTAND,
 )

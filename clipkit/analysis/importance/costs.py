@@ -64,9 +64,9 @@ def prompt_importance(
     FeatureFile
         A result with a run per prompt (or group), by falling cost: `split`, `acc1` without
         permutation, `prompt` (or `group`, and its number of `prompts`), the `cost` in accuracy with
-        its 95 % interval `low` to `high`, and the fraction `changed` of predictions that a
-        permutation changes. The interval is for another draw of the images, both those that get
-        a cosine and those that give it; see `metrics.exchange_interval`.
+        its 95 % interval `low` to `high`, the fraction `changed` of predictions that a permutation
+        changes, and the number of scored `rows`. The interval is for another draw of the images,
+        both those that get a cosine and those that give it; see `metrics.exchange_interval`.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def prompt_importance(
         what: Row = {"prompt": texts[member[0]]}
         if groups is not None:
             what = {"group": group, "prompts": len(member)}
-        runs.append({"split": name, "acc1": cost.pop("acc1"), **what, **cost})
+        runs.append({"split": name, "acc1": cost.pop("acc1"), **what, **cost, "rows": len(X)})
     runs = [runs[place] for place in metrics.falling_order([row["cost"] for row in runs])]
     history = logits.extended_history(
         "importance",

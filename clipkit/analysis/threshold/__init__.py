@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from clipkit.analysis.layout import number
 from clipkit.analysis.options import Cluster, Common, Seed, Table
 from clipkit.analysis.question import Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError
@@ -25,6 +26,11 @@ from clipkit.features.columns import (
     Column,
 )
 
+if TYPE_CHECKING:
+    from clipkit.statistics.claims import Claim
+
+ALL = "all prompts"
+ENDS = ("", "_low", "_high")
 FILE = Input("FILE", "Feature file (default: standard input).", ("logits", "images"), is_piped=True)
 
 
@@ -170,11 +176,46 @@ EXPLANATION = (
     "an image and a prompt and of the other pairs, or of the known and of the unknown images."
 )
 
+
+def _claim(result: FeatureFile) -> list[Claim]:
+    """Hold matching pairs above a threshold against the others, or an AUROC against chance."""
+    from clipkit.statistics.claims import CHANCE, Claim, Reference
+
+    claims = []
+    for run, row in enumerate(result.rows()):
+        if math.isnan(number(row, "tpr")) or math.isnan(number(row, "tpr_low")):
+            continue  # no pair matches, or the images were fitted
+        if "measure" in row:
+            subject, images = f"AUROC of known images by {row['measure']}:", "known unknown"
+            n = int(sum(row[name] for name in images.split()))
+            value, low, high = (number(row, f"auroc{end}") for end in ENDS)
+            claims.append(Claim(subject, value, low, high, Reference(CHANCE, 0.5), n, "", run))
+            continue
+        subject = f"matching pairs of {row['prompt']} above {row['threshold']:.4g}:"
+        value, low, high = (number(row, f"tpr{end}") for end in ENDS)
+        fpr, least, most = (number(row, f"fpr{end}") for end in ENDS)
+        others = Reference("other pairs", fpr, least, most)
+        claims.append(Claim(subject, value, low, high, others, row["matching"], run=run))
+    return claims
+
+
+def _find(result: FeatureFile) -> list[str]:
+    """Say what holds for all prompts together, or for each measure."""
+    from clipkit.analysis.verdicts import claims_of
+    from clipkit.statistics.claims import sentences
+
+    rows = result.rows()
+    return sentences([one for one in claims_of(result) if rows[one.run].get("prompt", ALL) == ALL])
+
+
 ANALYSIS = Analysis(
     "threshold",
     "Above which cosine do an image and a prompt match?",
     threshold,
     columns=COLUMNS,
     check=_check,
+    claims=_claim,
+    findings=_find,
+    needs="threshold tpr tpr_low tpr_high fpr fpr_low fpr_high",
     explanation=EXPLANATION,
 )
