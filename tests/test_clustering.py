@@ -146,16 +146,17 @@ def test_a_random_partition_lies_within_a_few_deviations_of_permuted_labels():
         assert 0 < abs(agreement[name]) < 4 * agreement[f"{name}_sd"]
 
 
-def test_many_rows_have_one_start_from_a_sample_that_is_nearly_as_good(monkeypatch, capsys):
+@pytest.mark.parametrize(("limit", "starts"), [("LARGE", "one start"), ("MIDDLE", "3 starts")])
+def test_many_rows_start_from_a_sample_and_are_nearly_as_good(monkeypatch, capsys, limit, starts):
     X = load_digits().data.astype(np.float32) / 3
     file = feature_file()
     file.splits = {"test": Split(X, None, row_ids(len(X)))}
     expected = clustering.cluster(file, k=[10])
-    monkeypatch.setattr(clustering, "LARGE", 1000)
+    monkeypatch.setattr(clustering, limit, 1000)
     digest = file.digest
     found = clustering.cluster(file, k=[10])
     assert file.digest == digest == found.history[-1]["inputs"]["features"]
-    assert "one start from the centres of a sample" in capsys.readouterr().err
+    assert f"{starts} from the centres of a sample" in capsys.readouterr().err
     assert [result.history[-1].get("init") for result in (expected, found)] == [None, "sample"]
     inertia = []
     for result in (expected, found):

@@ -31,6 +31,9 @@ N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protoco
 N_PERMUTATIONS = 20
 N_TABLES = 150  # permutations that decide whether clusters agree with the classes: 3 / 151 is 2 %
 LARGE = 10**8  # rows times clusters, above which there is one start, from a sample's centres
+MIDDLE = 2 * 10**6  # above which a sample tells which starts are worth all rows
+N_BEST = 3
+SAMPLE = 4  # of so many rows, one is in that sample
 CACHE_ROWS = 1 << 10  # that are converted to float64 at once
 SAMPLED = 50  # rows for each cluster
 TIMED_ROWS = 1 << 14
@@ -42,8 +45,12 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
 
     It runs on one thread: with several, the order of summation, and so the clusters, may vary.
     Features are clustered as they are. There must be at least k distinct rows. If rows times
-    clusters exceed LARGE, there is one start, from the centres of a random sample. The features are
-    then shifted in place, which rounds them: a copy would take much memory.
+    clusters exceed MIDDLE, the ten starts run on a quarter of the rows, and the centres of the best
+    three are where three starts on all rows begin: the sum of squares was within 0.14 % of that
+    of ten starts, which differ by 0.4 to 1.7 %. If they exceed LARGE, there is one start, from the centres of a smaller sample.
+
+    The features are shifted in place, and shifted back, which rounds them: a copy would take as
+    much memory again.
     """
     if k < 1:
         raise UsageError(f"k: expected at least 1, got {k}")
@@ -56,13 +63,12 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
         features = _in_range(features)
         starts = count_starts(len(features), k)
         _estimate_time(features, k, starts)
-        init: Any = _Starts(starts)
-        if starts == 1:
-            rows = np.random.RandomState(seed).permutation(len(features))[: SAMPLED * k]
-            init = KMeans(k, n_init=1, random_state=seed).fit(features[rows]).cluster_centers_
-        # without a copy, features are shifted and shifted back
-        model = KMeans(k, init=init, n_init=starts, random_state=seed, copy_x=starts > 1)
-        model.fit(features)
+        if starts == N_INIT:
+            model = _fit(features, k, _Starts(starts), starts, seed)
+        else:
+            firsts = _centres_of_sample(features, k, starts, seed)
+            fitted = [_fit(features, k, centres, 1, seed) for centres in firsts]
+            model = min(fitted, key=lambda one: one.inertia_)
     assignments: Int64 = model.labels_.astype(np.int64)
     distinct = len(np.unique(assignments))
     if distinct < k:
@@ -70,6 +76,27 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
             f"expected at least as many distinct rows as clusters, got {distinct} and {k}"
         )
     return assignments
+
+
+def _fit(features: NDArray[np.floating[Any]], k: int, init: Any, starts: int, seed: int) -> KMeans:
+    return KMeans(k, init=init, n_init=starts, random_state=seed, copy_x=False).fit(features)
+
+
+def _centres_of_sample(
+    features: NDArray[np.floating[Any]], k: int, starts: int, seed: int
+) -> list[NDArray[np.floating[Any]]]:
+    """Return where starts on all rows begin: the centres of the best starts on a sample."""
+    count = SAMPLED * k
+    if starts == N_BEST:
+        count = max(count, len(features) // SAMPLE)
+    random = np.random.RandomState(seed)
+    sample = features[random.permutation(len(features))[:count]]
+    if starts == 1:
+        return [KMeans(k, n_init=1, random_state=seed).fit(sample).cluster_centers_]
+    init = _Starts(N_INIT)
+    fitted = [_fit(sample, k, init, 1, seed) for _ in range(N_INIT)]
+    fitted.sort(key=lambda one: one.inertia_)
+    return [one.cluster_centers_ for one in fitted[:N_BEST]]
 
 
 class _Starts:
@@ -144,8 +171,10 @@ def _squared_distances(X: NDArray[np.floating[Any]], rows: Int64) -> NDArray[np.
 
 
 def count_starts(rows: int, k: int) -> int:
-    """Return the number of starts of k-means: one for many rows, from the centres of a sample."""
-    return 1 if rows * k > LARGE else N_INIT
+    """Return the number of starts of k-means on all rows, for many rows after those on a sample."""
+    if rows * k > LARGE:
+        return 1
+    return N_BEST if rows * k > MIDDLE else N_INIT
 
 
 def _estimate_time(features: NDArray[np.floating[Any]], k: int, starts: int) -> None:
@@ -269,11 +298,13 @@ def cluster(
         matrix = BlockMatrix.from_array(split.features)
         runs = []
         for count in k or [_count_classes(file, name)]:
-            if count_starts(len(matrix), count) == 1:
+            starts = count_starts(len(matrix), count)
+            if starts != N_INIT:
                 init = "sample"
+                which = "one start" if starts == 1 else f"{starts} starts"
                 console.note(
-                    f"{name}: one start from the centres of a sample in place of {N_INIT} "
-                    f"starts, since there are over {LARGE:,} rows times clusters"
+                    f"{name}: {which} from the centres of a sample in place of {N_INIT} starts, "
+                    f"since there are over {LARGE if starts == 1 else MIDDLE:,} rows times clusters"
                 )
             with console.progress(f"clustering {name} (k = {count})"):
                 assignments = kmeans(matrix.read(), count, seed=seed)
