@@ -22,6 +22,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
+from clipkit.features.clusters import fill_clusters, has_clusters
 from clipkit.features.model import FeatureFile, Split
 
 ALL = "all"  # stands for all splits of a file that has no split of this name
@@ -153,7 +154,10 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
             f"{file.display_name}: expected one split of a result, got {', '.join(names)}",
             "name several for the command that makes the result: --split all",
         )
-    splits = [file.splits[name] for name in names]
+    known = file.splits
+    if has_clusters(known):
+        known = fill_clusters(known)
+    splits = [known[name] for name in names]
     part_of: dict[str, str] = {}
     parts: list[str] = []
     for name, split in zip(names, splits, strict=True):
@@ -176,6 +180,9 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
     labels = [split.labels for split in splits if split.labels is not None]
     if len(labels) == len(splits):
         joined.labels = np.concatenate(labels)
+    clusters = [split.cluster for split in splits if split.cluster is not None]
+    if clusters:
+        joined.cluster = np.concatenate(clusters)
     return joined
 
 
