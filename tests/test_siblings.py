@@ -8,12 +8,19 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from scipy.special import softmax
+from shell import fails, ok
 
 import clipkit
+from clipkit import features
+from clipkit.analysis import relabeling
 from clipkit.base import console
-from clipkit.features import FeatureFile, History, Split
+from clipkit.embedding.copies import find_copies
+from clipkit.features import FeatureFile, History, Split, concatenation, splitting
 from clipkit.statistics import metrics
 
 # The rows of each kind of world: clusters, rows of each, and how alike these are (1: copies)
@@ -39,9 +46,9 @@ def draw(random, kind, width):
 def file_of(kind, splits, names=("a", "b"), **fields):
     history = History([{"command": "embed", "model": dict(MODEL)}])
     file = FeatureFile(kind, history, class_names=list(names), **fields)
-    for split, (features, labels, cluster) in splits.items():
+    for split, (values, labels, cluster) in splits.items():
         ids = [f"{split}/{row}" for row in range(len(labels))]
-        rows = np.asarray(features, np.float32)
+        rows = np.asarray(values, np.float32)
         if split == "test" and cluster is not None:
             cluster = cluster + 1000  # others than those of the fitted rows
         file.splits[split] = Split(rows, np.asarray(labels), ids, cluster=cluster)
@@ -196,6 +203,136 @@ COVERAGES = {
 def rate(measure, kind, worlds):
     """Return the mean of a measure over worlds of a kind."""
     return float(np.mean([measure(np.random.RandomState(world), kind) for world in range(worlds)]))
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def pairs(rows=40):
+    """Return images of two classes of which two share a cluster, in two splits."""
+    random = np.random.RandomState(0)
+    splits = {}
+    for number, split in enumerate(("train", "test")):
+        X = random.standard_normal((rows, 4))
+        cluster = np.arange(rows) // 2 + number * rows
+        splits[split] = (X, np.arange(rows) // 2 % 2, cluster)
+    return file_of("images", splits)
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_clusters_survive_an_export(ending, tmp_path):
+    features.write(tmp_path / "a.h5", pairs())
+    ok("convert", tmp_path / "a.h5", tmp_path / f"a.{ending}")
+    ok("convert", tmp_path / f"a.{ending}", tmp_path / "b.h5")
+    for name, split in features.read(tmp_path / "b.h5").splits.items():
+        assert split.cluster.tolist() == pairs().splits[name].cluster.tolist()
+
+
+def test_names_of_clusters_are_numbered_in_all_splits_alike(tmp_path):
+    table = pa.table(
+        {
+            "split": ["train", "train", "test"],
+            "id": ["a", "b", "c"],
+            "patient": ["ann", "bob", "ann"],
+            "feature": [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet")
+    ok("convert", tmp_path / "a.parquet", tmp_path / "a.h5", "--cluster-column", "patient")
+    splits = features.read(tmp_path / "a.h5").splits
+    assert splits["train"].cluster.tolist() == [0, 1]
+    assert splits["test"].cluster.tolist() == [0]
+
+
+def test_split_keeps_clusters_whole_and_concat_keeps_those_of_files_apart():
+    images = pairs()
+    parts = splitting.split(images, {"val": 0.3}).splits
+    assert not set(parts["val"].cluster) & set(parts["train"].cluster)
+    joined = concatenation.concat([images, pairs()], prefix=True).splits["test"]
+    assert len(np.unique(joined.cluster)) == 40
+    probe = clipkit.probe(file_of("images", {"all": (*some_rows(), np.arange(60) // 3)}))
+    held_out = probe.splits["val"].ids
+    of_cluster = {}
+    for row_id in held_out:
+        of_cluster.setdefault(int(row_id.partition("/")[2]) // 3, []).append(row_id)
+    assert {len(rows) for rows in of_cluster.values()} == {3}
+
+
+def some_rows():
+    random = np.random.RandomState(1)
+    return random.standard_normal((60, 4)), np.arange(60) // 3 % 2
+
+
+def test_an_option_wins_over_the_file(tmp_path):
+    images = pairs()
+    images.splits["test"].cluster = np.arange(40) % 3
+    logits = file_of(
+        "logits",
+        {"test": (np.eye(2)[np.arange(40) % 2], np.arange(40) % 2, None)},
+        texts=["a", "b"],
+        class_index=np.arange(2),
+        temperature=1.0,
+        logit_scale=1.0,
+    )
+    logits.splits["test"].cluster = images.splits["test"].cluster
+    assert clipkit.zeroshot(logits).rows()[0]["clusters"] == 3
+    table = {"id": logits.splits["test"].ids, "by": [str(row // 4) for row in range(40)]}
+    named = clipkit.zeroshot(logits, table=table, cluster="by")
+    assert named.rows()[0]["clusters"] == 10
+    assert named.splits["test"].cluster.max() == 9
+
+
+def test_embed_marks_equal_images_in_all_splits(tmp_path):
+    random = np.random.RandomState(0)
+    for number in range(12):
+        pixels = random.randint(0, 255, (24, 24, 3)).astype(np.uint8)
+        for copy, split in enumerate(("train", "test") if number < 3 else ("train",)):
+            folder = tmp_path / "photos" / split / "cat"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / f"{number}-{copy}.png")
+    done = ok("embed", tmp_path / "photos", "--model", "tiny", "-o", tmp_path / "a.h5")
+    assert "15 images, 12 independent" in done.stderr
+    splits = features.read(tmp_path / "a.h5").splits
+    of_train = dict(zip(splits["train"].ids, splits["train"].cluster, strict=True))
+    assert sorted(of_train[f"cat/{n}-0.png"] for n in range(3)) == sorted(splits["test"].cluster)
+
+
+def test_rows_that_are_all_equal_or_coincide_by_chance_are_no_copies():
+    equal = {"all": Split(np.ones((50, 4), np.float32), ids=list("a" * 50))}
+    assert find_copies(equal) == {}
+    few = np.random.RandomState(0).randint(2, size=(200, 2)).astype(np.float32)
+    assert find_copies({"all": Split(few, ids=list("a" * 200))}) == {}
+
+
+def test_row_numbers_of_two_splits_join_by_name(tmp_path):
+    random = np.random.RandomState(0)
+    arrays = {f"{split}_features": random.standard_normal((20, 3)) for split in ("train", "val")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    ok("convert", tmp_path / "a.npz", tmp_path / "a.h5")
+    ok("concat", tmp_path / "a.h5", "--split", "all", "-o", tmp_path / "b.h5")
+    ids = features.read(tmp_path / "b.h5").splits["all"].ids
+    assert (ids[0], ids[20]) == ("train/00", "val/00")
+
+
+def test_a_table_without_ids_is_taken_in_the_order_of_one_split(tmp_path):
+    images = pairs()
+    features.write(tmp_path / "a.h5", images)
+    lines = ["colour", *(["red", "blue"] * 20)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    done = ok("variance", tmp_path / "a.h5", "--table", tmp_path / "t.csv")
+    assert "t.csv has no ids: its lines are those of test, in their order" in done.stderr
+    (tmp_path / "t.csv").write_text("\n".join(lines[:-1]))
+    failed = fails("variance", tmp_path / "a.h5", "--table", tmp_path / "t.csv")
+    assert "expected a header with id and attributes, got colour" in failed
+
+
+def test_relabel_keeps_the_intervals_of_clusters_and_shuffles_these():
+    images = pairs()
+    shuffled = relabeling.shuffle_rows(images, 0).splits["test"].labels.reshape(-1, 2)
+    assert (shuffled[:, 0] == shuffled[:, 1]).all()
+
+
+# ---- Rates ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.long

@@ -413,21 +413,19 @@ def _lines_in_order(
     """
     count = len(next(iter(lines.columns.values())))
     if len(splits) != 1 or len(file.splits[splits[0]]) != count or lines.splits:
-        raise _no_ids(
-            table, [*lines.columns], f" or, of one split, {count:,} rows, as it has lines"
-        )
+        raise _no_ids(table, [*lines.columns])
     console.note(f"{table} has no ids: its lines are those of {splits[0]}, in their order")
-    found = []
+    found: list[int] = []
     for name, split in file.splits.items():
-        found += list(range(count)) if name == splits[0] else [-1] * len(split)
+        found += range(count) if name == splits[0] else [-1] * len(split)
     return found
 
 
-def _no_ids(table: str, names: Sequence[str], more: str = "") -> ClipkitError:
+def _no_ids(table: str, names: Sequence[str]) -> ClipkitError:
     """Return the error of a table whose header has no ids or no attributes."""
     got = ", ".join(names) or "nothing"
     return ClipkitError(
-        f"{table}: expected a header with id and attributes{more}, got {got}",
+        f"{table}: expected a header with id and attributes, got {got}",
         "for example: id,colour; the column of ids is called id, filename or path",
     )
 
