@@ -64,17 +64,18 @@ def test_every_file_has_the_one_version_and_is_read_back(kind, tmp_path):
         (np.zeros((6, 1), int), "test/cluster: expected 1 dimensions, got 2"),
     ],
 )
-def test_a_cluster_is_a_whole_number_for_each_row_of_a_result(cluster, message, tmp_path):
+def test_a_cluster_is_a_whole_number_for_each_row(cluster, message, tmp_path):
     file = feature_file("result")
     file.splits["test"].cluster = np.array([3, 3, 5, 5, 5, 7])
     assert file.splits["test"].take([1, 2]).cluster.tolist() == [3, 5]
     file.splits["test"].cluster = cluster
     with pytest.raises(ClipkitError, match=message):
         write(tmp_path / "x.h5", file)
-    images = feature_file("images")
-    images.splits["test"].cluster = np.zeros(6, int)
-    with pytest.raises(ClipkitError, match="test/cluster is not part of a file of images"):
-        write(tmp_path / "x.h5", images)
+    texts = feature_file("texts")
+    texts.splits = {"test": replace(feature_file("images").splits["test"])}
+    texts.splits["test"].cluster = np.zeros(6, int)
+    with pytest.raises(ClipkitError, match="is not part of a file of texts"):
+        write(tmp_path / "x.h5", texts)
 
 
 @pytest.mark.long

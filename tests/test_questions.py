@@ -26,11 +26,6 @@ from clipkit.features import columns
 from clipkit.features.columns import HIGHER, LABELS, NOTHING, SCALE, SHARE, Column
 from clipkit.features.matching import choose_splits
 
-# What a question does not keep yet, and why
-EXPECTED_FAILURES = {
-    ("describe", "counts copies once"): "t is in standard errors of rows; only p is of clusters",
-    ("retrieve", "counts copies once"): "an image competes with its copies, and a text with theirs",
-}
 DRAWING_PAGES = ("survives hostile names", "shows every column in every format")
 
 
@@ -53,8 +48,6 @@ def cases():
     for promise in PROMISES:
         for name in analysis.names():
             marks = [pytest.mark.long] if promise.name in DRAWING_PAGES else []
-            if (name, promise.name) in EXPECTED_FAILURES:
-                marks.append(pytest.mark.xfail(reason=EXPECTED_FAILURES[name, promise.name]))
             case = f"{name} {promise.name}"
             found.append(pytest.param(name, promise, id=case, marks=marks))
     return found

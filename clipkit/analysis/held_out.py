@@ -12,7 +12,12 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64
 from clipkit.features.annotations import Attribute
 from clipkit.features.arrays import missing_labels
-from clipkit.features.draws import rows_by_class, stratified_split
+from clipkit.features.draws import (
+    assign_groups,
+    number_groups,
+    rows_by_class,
+    stratified_split,
+)
 from clipkit.features.matching import (
     choose_splits,
     count_shared_rows,
@@ -65,12 +70,18 @@ def hold_out(
 ) -> tuple[str, Int64, Int64]:
     """Hold out a fraction of the rows of each label (N) of a split; see `stratified_split`.
 
-    Return the name of the held-out rows in reports, and the ascending row numbers of both parts. At
-    least one class needs two rows.
+    Clusters of the file stay whole. Return the name of the held-out rows in reports, and the
+    ascending row numbers of both parts. At least one class needs two rows.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"val: expected a fraction between 0 and 1, got {fraction:g}")
-    train, held_out = stratified_split(labels, fraction, seed)
+    clusters = file.splits[split].cluster
+    if clusters is None:
+        train, held_out = stratified_split(labels, fraction, seed)
+    else:
+        groups = number_groups(clusters, 2, f"{file.display_name}: {split}")
+        part = assign_groups(labels, groups, [fraction], seed)
+        train, held_out = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
     if len(held_out) == 0:
         raise ClipkitError(
             f"{file.display_name}: {split}: expected a class with two rows or more to hold out "

@@ -26,6 +26,7 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.columns import LABELS, TEXT
 from clipkit.features.model import FeatureFile, known_columns
 from clipkit.statistics import metrics
+from clipkit.statistics.dependence import permute
 
 
 @checked
@@ -219,8 +220,6 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
     for name in names:
         unknown = "" if known[name].unit is TEXT else np.nan
         runs[name] = np.full(result.run_count, unknown)
-    if "clusters" in runs:  # a result does not hold which row is in which
-        names = {name for name in names if not known[name].is_limit}
     classes = result.class_names or []
     none = classes.index(NONE) if NONE in classes else None
     for split_name, split in result.splits.items():
@@ -228,14 +227,14 @@ def _scored_again(result: FeatureFile) -> dict[str, NDArray[Any]]:
             continue
         numbers = result.numbers_on(split_name)
         for run, predicted in zip(numbers, split.predicted, strict=True):
-            scores = metrics.scores(split.labels, predicted, none)
+            scores = metrics.scores(split.labels, predicted, none, split.cluster)
             for name in names & scores.keys():
                 runs[name][run] = scores[name]
     return runs
 
 
 def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
-    """Permute the labels of images or logits over the rows of each split."""
+    """Permute the labels of images or logits over the rows, or clusters, of each split."""
     if file.is_result:
         raise UsageError(
             f"{file.display_name}: expected images or logits to shuffle, got a result",
@@ -247,5 +246,6 @@ def shuffle_rows(file: FeatureFile, seed: int) -> FeatureFile:
     splits = dict(sorted(file.splits.items()))
     for name, split in splits.items():
         if split.labels is not None:
-            splits[name] = replace(split, labels=rng.permutation(split.labels))
+            order = permute(rng, len(split), split.cluster)
+            splits[name] = replace(split, labels=split.labels[order])
     return replace(file, splits=splits)

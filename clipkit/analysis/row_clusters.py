@@ -12,15 +12,19 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.matrices import Int64
-from clipkit.features.annotations import CLASS, Annotations, read_attribute
+from clipkit.features.annotations import CLASS, Annotations, Attribute, read_attribute
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.attribute_tables import Table
+from clipkit.features.clusters import fill_clusters, has_clusters
 from clipkit.features.draws import number_groups
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import FeatureFile
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import FEW, unless_separate
+
+CLUSTER = "cluster"  # what messages call the clusters of a file
+OF_FILE = "file"  # the source of clusters that no table names
 
 
 @checked
@@ -32,15 +36,32 @@ def read_clusters(
     *,
     common: bool = False,
 ) -> Annotations | None:
-    """Read the attribute `column` of the rows of some splits or all; None without a column."""
+    """Read the attribute `column` of the rows of some splits or all.
+
+    Without a column, the file says which rows belong together; None if it does not. This is the
+    only place where a question learns the clusters of its rows.
+    """
     file = as_file(file, "file")
     if column is None:
-        return None
+        return _clusters_of(*choose_splits(file, splits))
     if table is None and column != CLASS:
         raise UsageError(f"expected --table for --cluster {column}, got none")
     file, names = choose_splits(file, splits)
     rows = replace(file, splits={name: file.splits[name] for name in names})
     return read_attribute(rows, table, column, categories=False, common=common)
+
+
+def _clusters_of(file: FeatureFile, splits: Sequence[str]) -> Annotations | None:
+    """Return the clusters that a file has of some splits as an attribute; None if it has none."""
+    if not has_clusters({name: file.splits[name] for name in splits}):
+        return None
+    filled = fill_clusters(file.splits)
+    codes = {}
+    for name in splits:
+        numbers = filled[name].cluster
+        assert numbers is not None  # they are filled
+        codes[name] = numbers
+    return Annotations([Attribute(CLUSTER, [], codes)], OF_FILE)
 
 
 class RowClusters(NamedTuple):
@@ -62,24 +83,50 @@ def find_clusters(
 ) -> RowClusters:
     """Return the clusters of some rows (N,) of a split by an attribute, if one is named.
 
-    With `common`, a row that the table lacks is a cluster alone.
+    Without one, they are those of the file. With `common`, a row that the table lacks is a cluster
+    alone.
     """
-    if column is None:
-        if table is not None:
-            raise UsageError("expected --cluster for --table, got none")
-        return RowClusters(None, {}, {})
+    if column is None and table is not None:
+        raise UsageError("expected --cluster for --table, got none")
     used = replace(file.splits[split], features=None).take(rows)
     annotations = read_clusters(replace(file, splits={split: used}), table, column, common=common)
-    assert annotations is not None  # there is a column
-    where = f"{file.display_name}: {split}: {column}"
-    numbers = number_clusters(annotations.attributes[0].codes[split], where)
-    entry = {"cluster": column, "attributes": annotations.source}
-    return RowClusters(numbers, entry, annotations.inputs)
+    if annotations is None:
+        return RowClusters(None, {}, {})
+    (attribute,) = annotations.attributes
+    where = f"{file.display_name}: {split}: {attribute.name}"
+    numbers = number_clusters(attribute.codes[split], where, _least(annotations))
+    return RowClusters(numbers, _recorded(annotations), annotations.inputs)
 
 
-def number_clusters(codes: Int64, where: str) -> Int64:
-    """Return the cluster (N,) of each row, from 0; a row without a value (-1) is one alone."""
-    clusters = number_groups(codes, 2, where)
+def own_clusters(file: FeatureFile, split: str, rows: Int64 | None = None) -> Int64 | None:
+    """Return the clusters (N,) that the file has of some rows of a split, all by default.
+
+    None if no row depends on another one.
+    """
+    if rows is None:
+        rows = np.arange(len(file.splits[split]))
+    numbers = find_clusters(file, split, rows, None, None).numbers
+    return None if numbers is None else unless_separate(numbers)
+
+
+def _least(annotations: Annotations) -> int:
+    """Return the number of clusters that are needed: rows of a file may all be in one."""
+    return 1 if annotations.source == OF_FILE else 2
+
+
+def _recorded(annotations: Annotations) -> dict[str, str]:
+    """Return what a history says of clusters: nothing if the file has them itself."""
+    if annotations.source == OF_FILE:
+        return {}
+    return {"cluster": annotations.attributes[0].name, "attributes": annotations.source}
+
+
+def number_clusters(codes: Int64, where: str, least: int = 2) -> Int64:
+    """Return the cluster (N,) of each row, from 0; a row without a value (-1) is one alone.
+
+    Fewer than `least` clusters are refused.
+    """
+    clusters = number_groups(codes, least, where)
     note_few(clusters, where)
     return clusters
 
@@ -112,10 +159,11 @@ def _divide(codes: Int64, ids: Sequence[str], scored: Sequence[str]) -> tuple[In
 def _warn_of_fitted(scored: Int64, fitted: Int64, where: str, attribute: str) -> None:
     """Warn of clusters with scored and with fitted rows; -1 is a row without a cluster."""
     shared = len(set(scored.tolist()).intersection(fitted.tolist()) - {-1})
+    how = "" if attribute == CLUSTER else f" --attribute {attribute}"
     if shared:
         console.warn(
             f"{where}: {shared:,} clusters were also fitted, so that others may be predicted "
-            f"worse; hint: keep them together with clipkit split --attribute {attribute}"
+            f"worse; hint: keep them together with clipkit split{how}"
         )
 
 
@@ -144,7 +192,7 @@ def count_by_cluster(
             scored, fitted = codes[name], codes.get(fit_split, np.empty(0, np.int64))
         else:  # rows of the fitted split were held out
             scored, fitted = _divide(codes[fit_split], file.splits[fit_split].ids, split.ids)
-        clusters = number_clusters(scored, where)
+        clusters = number_clusters(scored, where, _least(annotations))
         split.cluster = unless_separate(clusters)
         if name != fit_split:
             _warn_of_fitted(scored, fitted, where, attribute.name)
@@ -154,7 +202,7 @@ def count_by_cluster(
         for run, predicted in zip(on_split, split.predicted, strict=True):
             for column, value in metrics.scores(split.labels, predicted, none, clusters).items():
                 runs[column][run] = value
-    recorded = {"cluster": attribute.name, "attributes": annotations.source}
     inputs = {**entry.inputs, **annotations.inputs}
-    history = History([*result.history[:-1], {**entry, **recorded, "inputs": inputs}])
+    last = {**entry, **_recorded(annotations), "inputs": inputs}
+    history = History([*result.history[:-1], last])
     return replace(result, runs=runs, history=history)

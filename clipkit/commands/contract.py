@@ -55,6 +55,7 @@ NEEDED: tuple[tuple[str, ...], ...] = ((), ("items",), ("table",))
 MARKUP = "=<script>{}</script>| \\b & %" + "é" * 200
 HOSTILE = ("\t\n" + MARKUP, MARKUP)
 PARTNERS = {"other_images", "other_result", "captions", "table"}  # of images, by their ids
+COPIES = 3  # of an image
 NARROW = 80  # columns of a terminal
 TOLERANCE = 1e-6
 SEEDS = (1, 2)  # beside the default
@@ -290,13 +291,26 @@ def _ignores_the_order(trial: Trial) -> Iterator[str]:
 def _counts_copies_once(trial: Trial) -> Iterator[str]:
     """Yield estimates that change, and an interval that shrinks, if each image has copies.
 
-    An image and its copies are a cluster.
+    An image and its copies are a cluster, as the file says, or a table.
     """
+    alone = trial.ask(trial.changed("alone", is_clustered=True), trial.recipe)
+    copied = trial.ask(trial.changed("siblings", copies=COPIES, is_clustered=True), trial.recipe)
+    yield from _differences_of_copies(trial, alone.rows(), copied.rows())
     if not trial.takes("table", "cluster"):
         return
     recipe = {**trial.recipe, "table": "table"}
-    alone = trial.ask(trial.samples, recipe, cluster="scene").rows()
-    copied = trial.ask(trial.changed("copied", copies=3), recipe, cluster="scene").rows()
+    alone = trial.ask(trial.samples, recipe, cluster="scene")
+    copied = trial.ask(trial.changed("copied", copies=COPIES), recipe, cluster="scene")
+    yield from _differences_of_copies(trial, alone.rows(), copied.rows())
+
+
+def _differences_of_copies(
+    trial: Trial, alone: Sequence[Row], copied: Sequence[Row]
+) -> Iterator[str]:
+    """Yield what changes with copies of the images, other than counts and p."""
+    if len(copied) == COPIES * len(alone):
+        return  # it lists images, and so the copies
+    copied = [{name: row[name] for name in alone[0]} for row in copied]
     uncertain = {name for name in trial.known if trial.known[name].unit in (COUNT, P)}
     limits = {name for name in trial.known if trial.known[name].is_limit} | {"low", "high"}
     yield from _differences(alone, copied, uncertain | limits | trial.drawn)
@@ -315,6 +329,9 @@ def _counts_copies_once(trial: Trial) -> Iterator[str]:
 
 def _ignores_single_clusters(trial: Trial) -> Iterator[str]:
     """Yield what differs if each image is a cluster."""
+    result = trial.ask(trial.changed("clustered", is_clustered=True), trial.recipe)
+    rows = [{name: row[name] for name in trial.result.runs} for row in result.rows()]
+    yield from _differences(trial.result.rows(), rows)
     if not trial.takes("table", "cluster"):
         return
     recipe = {**trial.recipe, "table": "table"}

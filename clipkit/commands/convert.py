@@ -116,6 +116,14 @@ def convert(
         str | None,
         option("NAME", f"Import: column of {OF_TABLE} with the labels (default: label)."),
     ] = None,
+    cluster_column: Annotated[
+        str | None,
+        option(
+            "NAME",
+            f"Import: column of {OF_TABLE} with what rows share that depend on each other, such as "
+            "a patient (default: cluster).",
+        ),
+    ] = None,
     table: Annotated[
         bool,
         flag("--runs", "Export the runs of a result instead of its predictions."),
@@ -140,7 +148,8 @@ def convert(
     """Import features from other tools, or export features and predictions.
 
     The endings of the file names choose the direction and the format. An .npz of images holds
-    train_features, train_labels, train_ids (and so on for each split) and class_names. An .npz of
+    train_features, train_labels, train_ids, train_cluster (and so on for each split) and
+    class_names. An .npz of
     texts holds features, texts and class_index, or for captions image_ids. A .parquet of images has
     the columns split, id, label, class_name and feature. A .parquet of texts has text, class_index
     or image_id, and feature. An .npy is one matrix. Labels, ids and class_index may be missing. A
@@ -164,6 +173,7 @@ def convert(
     if root is not None and not thumbnails:
         raise UsageError("--root is for --thumbnails, which is not given")
     columns = {"feature": feature_column, "id": id_column, "label": label_column}
+    columns["cluster"] = cluster_column
     if is_export == (_ending(output, (*WRITABLE, *EVALUATIONS)) in FEATURE_ENDINGS):
         raise UsageError(
             f"expected one feature file (.h5 or -), got {source} and {output}",

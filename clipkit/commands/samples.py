@@ -49,6 +49,11 @@ class Image(NamedTuple):
         return f"scene {self.split} {self.number}"
 
     @property
+    def scene_number(self) -> int:
+        """The number of its scene."""
+        return SPLITS.index(self.split) * ROWS + self.number
+
+    @property
     def name(self) -> str:
         """Its id."""
         return f"{self.split}/{self.number}-{self.copy}.png"
@@ -76,6 +81,8 @@ class Samples:
         How often each image of the last split is there; copies have one scene.
     is_shuffled : bool
         Whether the images have another order, and another one in each file.
+    is_clustered : bool
+        Whether the files of images say which images have one scene.
     is_labelled, is_joined : bool
         Whether images have labels, and whether all are in one split.
     is_partial, is_small : bool
@@ -87,6 +94,7 @@ class Samples:
     rename: Callable[[str], str] = str
     copies: int = 1
     is_shuffled: bool = False
+    is_clustered: bool = False
     is_labelled: bool = True
     is_joined: bool = False
     is_partial: bool = False
@@ -202,6 +210,8 @@ class Samples:
             split.ids = [self.rename(one.name) for one in present]
             if self.is_labelled:
                 split.labels = np.array([one.label for one in present])
+            if self.is_clustered:
+                split.cluster = np.array([one.scene_number for one in present])
             file.splits[name] = split
         return file
 

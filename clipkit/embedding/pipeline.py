@@ -32,6 +32,7 @@ from clipkit.embedding.checkpoint import (
     open_to_publish,
     open_whole,
 )
+from clipkit.embedding.copies import find_copies
 from clipkit.embedding.engines import (
     Encoded,
     Engine,
@@ -404,12 +405,15 @@ class _Run:
             checkpoint.remove()  # so that the corrected command is not taken for another run
         skipped = checkpoint.skipped()
         class_names = self.dataset.class_names or None
+        copies = find_copies(checkpoint.join())
         for layer, columns in self.columns.items():
             name = self.outputs[layer]
             entry = self.entry(layer)
             if skipped:
                 entry["skipped"] = skipped
             splits = checkpoint.join(columns)
+            for split, clusters in copies.items():
+                splits[split].cluster = clusters
             file = FeatureFile("images", features.History([entry]), splits, class_names=class_names)
             try:
                 features.write(name, file, force=self.force)

@@ -62,7 +62,7 @@ Block = tuple[Sequence[int], Sequence[Sequence[str]]]  # the numbers of lines, a
 class Lines:
     """The lines of a table, without its header."""
 
-    ids: list[str]
+    ids: list[str]  # [] if the table has no column of ids
     splits: list[str]  # of each line, or [] if the table has no column of splits
     columns: Columns  # the cells of each attribute
 
@@ -388,17 +388,46 @@ def _match(file: FeatureFile, opened: OpenTable, splits: Sequence[str], common: 
     """
     table = opened.name
     lines = _read_lines(opened)
-    found = _find_lines(file, table, lines, splits, common)
+    if lines.ids:
+        found = _find_lines(file, table, lines, splits, common)
+    else:
+        found = _lines_in_order(file, table, lines, splits)
     columns: Columns = {}
     for name, cells in lines.columns.items():
         cells.append("")  # the last is for rows without a line
         columns[name] = [cells[line] for line in found]
-    extra = len(lines.ids) - len(set(found) - {-1})
+    extra = max(0, len(lines.ids) - len(set(found) - {-1}))
     if extra and not file.is_result:  # which has the scored rows alone
         unused = console.count(extra, "line")
         console.note(f"{table}: {unused} without an image in {file.display_name}")
     _clear(table, columns)
     return columns
+
+
+def _lines_in_order(
+    file: FeatureFile, table: str, lines: Lines, splits: Sequence[str]
+) -> list[int]:
+    """Return the place of each row's line in a table without ids: that of the row in its split.
+
+    There must be one split that is used, with as many rows as the table has lines.
+    """
+    count = len(next(iter(lines.columns.values())))
+    if len(splits) != 1 or len(file.splits[splits[0]]) != count or lines.splits:
+        raise _no_ids(table, [*lines.columns])
+    console.note(f"{table} has no ids: its lines are those of {splits[0]}, in their order")
+    found: list[int] = []
+    for name, split in file.splits.items():
+        found += range(count) if name == splits[0] else [-1] * len(split)
+    return found
+
+
+def _no_ids(table: str, names: Sequence[str]) -> ClipkitError:
+    """Return the error of a table whose header has no ids or no attributes."""
+    got = ", ".join(names) or "nothing"
+    return ClipkitError(
+        f"{table}: expected a header with id and attributes, got {got}",
+        "for example: id,colour; the column of ids is called id, filename or path",
+    )
 
 
 def _find_lines(
@@ -474,9 +503,9 @@ def _read_lines(table: OpenTable) -> Lines:
                 columns[name] += map(known.setdefault, texts, texts)
     if not numbers:
         raise ClipkitError(f"{table.name}: expected a line for each image, got none")
-    lines = Lines(columns.pop("id"), columns.pop("split", []), columns)
+    lines = Lines(columns.pop("id", []), columns.pop("split", []), columns)
     rows: Sequence[Any] = lines.ids
-    if lines.splits:
+    if lines.splits and lines.ids:
         rows = list(zip(lines.splits, lines.ids, strict=True))
     repeat = find_repeat(rows)
     if repeat:
@@ -515,12 +544,8 @@ def _blocks(lines: Iterator[Line]) -> Iterator[Block]:
 
 def _check_names(table: str, names: list[str]) -> None:
     """Refuse a header without ids or attributes, or with an empty name or one that is repeated."""
-    if "id" not in names or not set(names).difference(NO_ATTRIBUTES):
-        got = ", ".join(names) or "nothing"
-        raise ClipkitError(
-            f"{table}: expected a header with id and attributes, got {got}",
-            "for example: id,colour; the column of ids is called id, filename or path",
-        )
+    if not set(names).difference(NO_ATTRIBUTES):
+        raise _no_ids(table, names)
     if "" in names[1:]:
         raise ClipkitError(f"{table}: expected different names of columns, got an empty one")
     for name, count in Counter(names).items():

@@ -16,6 +16,7 @@ from clipkit.base.matrices import BlockMatrix, Float32, Int64
 from clipkit.base.names import distinct_names
 from clipkit.features import compatibility, model_settings
 from clipkit.features.arguments import Features, Several, as_files, as_list, checked
+from clipkit.features.clusters import fill_clusters, has_clusters, next_cluster
 from clipkit.features.history import History
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import FeatureFile, Split
@@ -80,7 +81,7 @@ def concat(
     _check_alike(parts)
     names = file_names(parts)
     class_names, numbers = compatibility.unite_classes(parts)
-    numbered = list(map(_renumber, parts, numbers))
+    numbered = _separate_clusters(list(map(_renumber, parts, numbers)))
     if parts[0].kind == "texts":
         if prefix or keep_apart:
             raise UsageError("expected images or logits for --prefix and --keep-apart, got texts")
@@ -179,6 +180,19 @@ def _renumber(file: FeatureFile, number: Int64 | None) -> FeatureFile:
     return replace(file, splits=splits, class_index=index)
 
 
+def _separate_clusters(files: Sequence[FeatureFile]) -> list[FeatureFile]:
+    """Return files whose clusters have different numbers, if a file has clusters."""
+    if not any(has_clusters(file.splits) for file in files):
+        return list(files)
+    separated = []
+    first = 0
+    for file in files:
+        splits = fill_clusters(file.splits, first)
+        first = next_cluster(splits)
+        separated.append(replace(file, splits=splits))
+    return separated
+
+
 def _join_texts(files: Sequence[FeatureFile]) -> FeatureFile:
     texts: list[str] = []
     features, indices = [], []
@@ -248,7 +262,7 @@ def _name_after(file: str, split: str, count: int) -> str:
 
 def _join_rows(name: str, parts: Sequence[_FileSplit]) -> Split:
     """Join splits of several files into one."""
-    features, labels = [], []
+    features, labels, clusters = [], [], []
     first = parts[0]
     file_of: dict[str, str] = {}
     for file, split in parts:
@@ -260,6 +274,8 @@ def _join_rows(name: str, parts: Sequence[_FileSplit]) -> Split:
             )
         if split.labels is not None:
             labels.append(split.labels)
+        if split.cluster is not None:
+            clusters.append(split.cluster)
         for row_id in split.ids:
             if row_id in file_of:
                 raise ClipkitError(
@@ -271,4 +287,6 @@ def _join_rows(name: str, parts: Sequence[_FileSplit]) -> Split:
     joined = Split(BlockMatrix.join(features), ids=list(file_of))
     if labels:
         joined.labels = np.concatenate(labels)
+    if clusters:
+        joined.cluster = np.concatenate(clusters)
     return joined

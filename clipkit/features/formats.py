@@ -367,6 +367,7 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
             setattr(owners[group], key, _value(key, arrays[name], f"{source}: {name}"))
     _check_used(arrays.keys() - places.values(), added, source, file.kind)
     _number_labels(file, is_export)
+    _number_clusters(file)
     if file.kind == "texts":
         _number_classes(file)
     return file
@@ -452,7 +453,7 @@ def _value(key: str, array: Any, name: str) -> Any:
         if key in ("features", "other_features"):
             return _as_matrix(np.asarray(array), name)
         items = _as_list(array, name)
-        if key in ("class_index", "labels") and not isinstance(items[0], str | bytes):
+        if key in ("class_index", "labels", "cluster") and not isinstance(items[0], str | bytes):
             return _as_integers(items, name)
         return [_as_text(item) for item in items]
 
@@ -518,6 +519,19 @@ def _number_labels(file: FeatureFile, is_export: bool) -> None:
             file.class_names = list(map(str, numbers.tolist()))
             for split in labelled:
                 split.labels = np.searchsorted(numbers, split.labels)
+
+
+def _number_clusters(file: FeatureFile) -> None:
+    """Replace clusters that are names by numbers, in all splits alike."""
+    clustered = [split for split in file.splits.values() if split.cluster is not None]
+    named: list[Any] = [split for split in clustered if isinstance(split.cluster, list)]
+    if not named:
+        return
+    names = [str(name) for split in clustered for name in split.cluster]  # type: ignore[union-attr]
+    number = positions(sorted(set(names)))
+    for split in clustered:
+        numbers = [number[str(name)] for name in split.cluster]  # type: ignore[union-attr]
+        split.cluster = np.array(numbers, np.int64)
 
 
 def _number_classes(file: FeatureFile) -> None:

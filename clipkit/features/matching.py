@@ -22,7 +22,8 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
-from clipkit.features.model import FeatureFile, Split
+from clipkit.features.clusters import fill_clusters, has_clusters
+from clipkit.features.model import ROW_NUMBERS, FeatureFile, Split
 
 ALL = "all"  # stands for all splits of a file that has no split of this name
 ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # no number: a.1 and a.2 are two ids
@@ -153,7 +154,13 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
             f"{file.display_name}: expected one split of a result, got {', '.join(names)}",
             "name several for the command that makes the result: --split all",
         )
-    splits = [file.splits[name] for name in names]
+    known = file.splits
+    if has_clusters(known):
+        known = fill_clusters(known)
+    splits = [known[name] for name in names]
+    different = {row_id for split in splits for row_id in split.ids}
+    if _has_row_numbers(file) and len(different) < sum(map(len, splits)):
+        splits = [_name_rows(name, known[name]) for name in names]
     part_of: dict[str, str] = {}
     parts: list[str] = []
     for name, split in zip(names, splits, strict=True):
@@ -176,7 +183,20 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
     labels = [split.labels for split in splits if split.labels is not None]
     if len(labels) == len(splits):
         joined.labels = np.concatenate(labels)
+    clusters = [split.cluster for split in splits if split.cluster is not None]
+    if clusters:
+        joined.cluster = np.concatenate(clusters)
     return joined
+
+
+def _has_row_numbers(file: FeatureFile) -> bool:
+    """Whether the ids of a file are row numbers, since an import had none."""
+    return any(entry.get("ids") == ROW_NUMBERS for entry in file.history)
+
+
+def _name_rows(name: str, split: Split) -> Split:
+    """Return a split whose row numbers begin with its name: `train/00`."""
+    return replace(split, ids=[f"{name}/{row_id}" for row_id in split.ids])
 
 
 # ---- Ids -----------------------------------------------------------------------------------------
@@ -365,7 +385,11 @@ def find_elsewhere(missing: Sequence[str], others: Rows) -> str:
 def row_keys(file: FeatureFile, split: str) -> list[tuple[str, str]]:
     """Return what tells the rows (N,) of a split from all others of the file: split and id."""
     rows = file.splits[split]
-    return list(zip(rows.parts or [split] * len(rows), rows.ids, strict=True))
+    parts, ids = rows.parts or [split] * len(rows), rows.ids
+    if rows.parts and _has_row_numbers(file):  # they may have been named after their splits
+        pairs = zip(parts, ids, strict=True)
+        ids = [row_id.removeprefix(f"{part}/") for part, row_id in pairs]
+    return list(zip(parts, ids, strict=True))
 
 
 def count_shared_rows(hashes: Int64, X_eval: NDArray[Any] | BlockMatrix) -> int:

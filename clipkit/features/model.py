@@ -52,13 +52,14 @@ class Layout(NamedTuple):
 
 
 PROMPTS = {"texts", "class_index"}
+ROW_FACTS = {"labels", "cluster"}
 OTHER_TEXTS = ("other_features", "other_texts")  # the control of words: texts about other things
 KINDS = {
-    "images": Layout(set(), {"class_names"}, {"features", "ids"}, {"labels"}),
+    "images": Layout(set(), {"class_names"}, {"features", "ids"}, ROW_FACTS),
     "texts": Layout({"features", *PROMPTS}, {"class_names", *OTHER_TEXTS}, set(), set()),
-    "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, {"labels"}),
-    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, {"labels", "cluster"}),
-    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, {"labels", "cluster"}),
+    "logits": Layout(PROMPTS, {"class_names"}, {"features", "ids"}, ROW_FACTS),
+    "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, ROW_FACTS),
+    "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, ROW_FACTS),
 }
 
 
@@ -76,8 +77,8 @@ class Split:
     predicted : (R, N) int64 array or None
         Of results: the class, or the cluster, that each of R runs gave each row.
     cluster : (N,) int64 array or None
-        Of results: a number that rows share if they depend on each other; None if each row is
-        separate.
+        A number that rows share if they depend on each other, in whichever split of the file they
+        are; None if each row is separate.
     parts : list of N str, or None
         Of joined splits: the split that each row is from. Not stored.
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from clipkit.base.errors import shorten
 from clipkit.base.names import abridged, omit
 from clipkit.features.arguments import Features, as_file, checked
@@ -23,7 +25,8 @@ def overview(file: Features) -> dict[str, Any]:
     dict
         The same keys for every file; None for what a file of its kind does not hold. `features` is
         the shape (K, D) of prompts. `splits` holds for each split the number of `rows`, the shapes
-        of `features` and `predicted`, and whether there are `labels`. `feature_bytes` is the size
+        of `features` and `predicted`, whether there are `labels`, and the number of `clusters`,
+        None if each row is separate. `feature_bytes` is the size
         of all features in memory, and `runs` the number of runs.
     """
     file = as_file(file, "file")
@@ -37,6 +40,7 @@ def overview(file: Features) -> dict[str, Any]:
             "features": _shape(split.features),
             "predicted": _shape(split.predicted),
             "labels": split.labels is not None,
+            "clusters": None if split.cluster is None else len(np.unique(split.cluster)),
         }
     return {
         "kind": file.kind,
@@ -73,6 +77,8 @@ def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
             rows.append((f"{name} predictions", _size(split["predicted"])))
         if not split["labels"]:
             rows.append((f"{name} labels", "none"))
+        if split["clusters"]:
+            rows.append((f"{name} clusters", split["clusters"]))
     if description["feature_bytes"]:
         rows.append(("memory", f"{description['feature_bytes'] / 1e6:.1f} MB"))
     names, texts = description["class_names"], description["texts"]

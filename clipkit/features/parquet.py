@@ -18,6 +18,7 @@ from clipkit.base.bounds import MATRICES, MAX_CLASSES, MAX_NAMES, OTHERS
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.matrices import BlockMatrix, Float32, as_float32
 from clipkit.base.names import abridged, distinct_names
+from clipkit.features.clusters import has_clusters
 from clipkit.features.model import METADATA, FeatureFile
 
 ARROW_TYPES = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
@@ -28,6 +29,7 @@ COLUMNS_OF_IMAGES = {
     "id": (str, "ids"),
     "label": (int, "labels"),
     "class_name": (str, "labels"),  # without numbers
+    "cluster": (int, "cluster"),
 }
 COLUMNS_OF_TEXTS = {
     "text": (str, "texts"),
@@ -389,6 +391,8 @@ def write_features(
     """
     known = COLUMNS_OF_TEXTS if file.kind == "texts" else COLUMNS_OF_IMAGES
     fields = [(column, ARROW_TYPES[kind]) for column, (kind, _) in known.items()]
+    if not has_clusters(file.splits):
+        fields = [(column, arrow_type) for column, arrow_type in fields if column != "cluster"]
     matrices = file.matrices()
     width = next(iter(matrices.values())).shape[1]
     fields.append(("feature", pa.list_(pa.float32(), width)))
@@ -448,6 +452,7 @@ def _row_columns(file: FeatureFile, split_name: str) -> dict[str, Any]:
         n = len(split)
         labels = [None] * n if split.labels is None else split.labels.tolist()
         columns = {"split": [split_name] * n, "id": split.ids, "label": labels}
+        columns["cluster"] = [None] * n if split.cluster is None else split.cluster.tolist()
     else:
         labels = np.asarray(file.class_index).tolist()
         columns = {"text": file.texts, "class_index": labels}

@@ -198,7 +198,7 @@ def _combine(images: FeatureFile, texts: FeatureFile, temperature: float) -> Fea
         matrix = BlockMatrix.from_array(split.features)
         iter_blocks = partial(iter_logits, matrix, f"{images.display_name}: {name}")
         logits = BlockMatrix((len(matrix), count), iter_blocks)
-        splits[name] = Split(logits, split.labels, split.ids)
+        splits[name] = Split(logits, split.labels, split.ids, cluster=split.cluster)
     return FeatureFile(
         "logits",
         splits=splits,

@@ -48,6 +48,7 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
         without a value is a separate group.
     table : Table, optional
         The file that holds the attribute, or ``shapes``; see `read_annotations`.
+        Without an attribute, the clusters of the file are the groups.
     by_folder : bool
         Keep the rows of a folder together: their ids are equal up to the last slash.
     common : bool
@@ -74,7 +75,7 @@ def split(  # noqa: PLR0913 (the options of `clipkit split`)
         raise UsageError("expected groups by folder or by an attribute, got both")
     if table is not None and not column:
         raise UsageError("expected --attribute for --table, got none")
-    groups = None
+    groups = file.splits[source].cluster
     if by_folder:
         folders = [row_id.rpartition("/")[0] for row_id in file.splits[source].ids]
         groups = np.asarray(np.unique(folders, return_inverse=True)[1], np.int64)

@@ -128,6 +128,7 @@ class _Run(NamedTuple):
     file: FeatureFile
     split: str
     row: Row
+    number: int  # among the runs on the split
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -390,7 +391,17 @@ def _measure(figure: Figure, run: _Run) -> Measurement:
         return Measurement(value, figure.unit, *ends)
     if not figure.is_share_of_images or run.split not in run.file.splits:
         return Measurement(value, figure.unit)
-    return Measurement(value, figure.unit, *metrics.wilson(value, len(run.file.splits[run.split])))
+    rows = len(run.file.splits[run.split]) * _effective_share(run)
+    return Measurement(value, figure.unit, *metrics.wilson(value, rows))
+
+
+def _effective_share(run: _Run) -> float:
+    """Return the effective rows by row of what a run gets right; 1 without clusters."""
+    split = run.file.splits[run.split]
+    if split.cluster is None or split.labels is None or split.predicted is None:
+        return 1.0
+    right = split.predicted[run.number] == split.labels
+    return metrics.effective_share(right, split.cluster)
 
 
 def _is_within(figure: Figure, measured: Measurement) -> bool:
@@ -432,7 +443,7 @@ def _select(figure: Figure, described: Iterable[_Described]) -> list[_Run]:
                 row = _class_row(file, split, index, figure.where["class"].split("|"))
             number = row.get(figure.column)
             if isinstance(number, float) and not math.isnan(number):
-                selected.append(_Run(name, file, split, row))
+                selected.append(_Run(name, file, split, row, index))
     return selected
 
 
@@ -444,7 +455,9 @@ def _class_row(file: FeatureFile, split: str, run: int, names: Sequence[str]) ->
         return {}
     scored = results.scored_runs(file, split)
     numbers = [known.index(name) for name in names]
-    values = metrics.mean_f1(scored.labels, scored.predicted[run], numbers, len(known))
+    values = metrics.mean_f1(
+        scored.labels, scored.predicted[run], numbers, len(known), file.splits[split].cluster
+    )
     return dict(zip(("f1", "f1_low", "f1_high"), values, strict=True))
 
 

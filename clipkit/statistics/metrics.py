@@ -67,7 +67,9 @@ def accuracies(labels: Int64 | None, best: Int64) -> dict[str, float]:
     return values
 
 
-def recall_interval(labels: Int64, predicted: Int64) -> tuple[float, float]:
+def recall_interval(
+    labels: Int64, predicted: Int64, clusters: Int64 | None = None
+) -> tuple[float, float]:
     """Return a 95 % interval of `mean_per_class_recall` over another draw of the rows.
 
     It is a normal interval around the estimate; see `recall_covariance`.
@@ -77,29 +79,73 @@ def recall_interval(labels: Int64, predicted: Int64) -> tuple[float, float]:
     (0.43, 0.57)
     """
     mean = mean_per_class_recall(labels, predicted)
-    half = QUANTILE * float(np.sqrt(recall_covariance(labels, [predicted])[0, 0]))
+    half = QUANTILE * float(np.sqrt(recall_covariance(labels, [predicted], clusters)[0, 0]))
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
-def recall_covariance(labels: Int64, predictions: Sequence[Int64]) -> NDArray[np.float64]:
+def recall_covariance(
+    labels: Int64, predictions: Sequence[Int64], clusters: Int64 | None = None
+) -> NDArray[np.float64]:
     """Estimate the covariance (M, M) of `mean_per_class_recall` of M predictions of the same rows.
 
     The classes are independent binomials. Their proportions are estimated with four more rows, two
     of them right (Agresti and Coull 1998): a class of few rows that are all right is uncertain too.
+
+    Rows of one cluster (N,) depend on each other. The covariance is then that of sums over
+    clusters, and the four more rows are added to the effective rows of each class.
     """
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     right = np.stack([np.asarray(labels) == np.asarray(row) for row in predictions])  # (M, N)
+    if clusters is None:
+        return _recall_covariance(right, index, counts, 1.0, 2)
+    of_right = np.stack([np.bincount(index, row, len(counts)) for row in right])  # (M, C)
+    deviations = (right - (of_right / counts)[:, index]) / (counts[index] * len(counts))
+    by_cluster, factor, wider = summed_by_cluster(deviations, clusters)
+    plain = _recall_covariance(right, index, counts, factor, 0)
+    more_rows = _recall_covariance(right, index, counts, factor, 2)
+    return np.asarray(by_cluster @ by_cluster.T + (more_rows - plain)) * wider
+
+
+def _recall_covariance(
+    right: NDArray[Any], index: Int64, counts: Int64, factor: float, more: int
+) -> NDArray[np.float64]:
+    """Return the covariance with `more` right and wrong rows; `factor` rows count as one."""
     M, C = len(right), len(counts)
-    of_right = np.stack([np.bincount(index, row, C) for row in right])  # (M, C)
-    proportions = (of_right + 2) / (counts + 4)
+    rows = counts / factor
+    of_right = np.stack([np.bincount(index, row, C) for row in right]) / factor  # (M, C)
+    proportions = (of_right + more) / (rows + 2 * more)
     covariance = np.empty((M, M))
     for i in range(M):
         for j in range(M):
-            extra = 2 if i == j else 1
-            both = (np.bincount(index, right[i] & right[j], C) + extra) / (counts + 4)
-            of_class = (both - proportions[i] * proportions[j]) / counts
+            extra = more if i == j else more / 2
+            both = (np.bincount(index, right[i] & right[j], C) / factor + extra) / (rows + 2 * more)
+            of_class = (both - proportions[i] * proportions[j]) / rows
             covariance[i, j] = of_class.sum() / C**2
     return covariance
+
+
+def summed_by_cluster(deviations: Floats, clusters: Int64) -> tuple[Floats, float, float]:
+    """Sum what rows add to M estimates (M, N) over clusters (N,).
+
+    Return the sums (M, G), how many rows count as one, and by how much the variance is wider since
+    it is estimated from few clusters; see `effective_rows`.
+    """
+    from scipy.special import stdtrit
+
+    index = np.unique(clusters, return_inverse=True)[1]
+    sizes = np.bincount(index)
+    G, N = len(sizes), len(index)
+    sums = np.stack([np.bincount(index, row).astype(float) for row in deviations])
+    g = N**2 / float((sizes**2).sum())
+    of_rows = float(np.square(deviations).sum())
+    factor = N / g  # of equal rows
+    if of_rows:
+        factor = max(1.0, float(np.square(sums).sum()) / of_rows)
+    t, t_of_clusters = stdtrit(np.maximum(1, [N / factor - 1, g - 1]), 0.975)
+    wider = max(1.0, float(t_of_clusters / t) ** 2)
+    if G == N:
+        factor = wider = 1.0
+    return sums, factor, wider
 
 
 def best_classes(scores: Floats) -> Int64:
@@ -215,26 +261,34 @@ def class_scores(
 
 
 def mean_f1(
-    labels: Int64, predicted: Int64, classes: Sequence[int], n_classes: int
+    labels: Int64,
+    predicted: Int64,
+    classes: Sequence[int],
+    n_classes: int,
+    clusters: Int64 | None = None,
 ) -> tuple[float, float, float]:
     """Return the mean F1 of some classes and its 95 % interval over another draw of the rows.
 
-    The ends are percentiles of 2,000 seeded bootstrap draws.
+    The ends are percentiles of 2,000 seeded bootstrap draws, each of as many rows as are effective
+    (see `effective_rows`) for the accuracy.
     """
     n = len(classes)
     numbers = np.full(n_classes, n)  # n: another class
     numbers[list(classes)] = np.arange(n)
     counts = confusion(numbers[labels], numbers[predicted], n + 1)
-    draws = np.random.RandomState(0).multinomial(len(labels), counts.ravel() / len(labels), 2000)
+    rows = round(effective_rows(labels == predicted, clusters))
+    draws = np.random.RandomState(0).multinomial(rows, counts.ravel() / len(labels), 2000)
     tables = np.vstack([counts[None], draws.reshape(-1, n + 1, n + 1)])  # (1 + draws, n + 1, n + 1)
-    rows = tables.sum(axis=1) + tables.sum(axis=2)
-    f1 = 2 * np.diagonal(tables, axis1=1, axis2=2) / np.maximum(rows, 1)
+    sums = tables.sum(axis=1) + tables.sum(axis=2)
+    f1 = 2 * np.diagonal(tables, axis1=1, axis2=2) / np.maximum(sums, 1)
     means = f1[:, :n].mean(axis=1)
     low, high = np.percentile(means[1:], (2.5, 97.5))
     return float(means[0]), float(low), float(high)
 
 
-def exchange_interval(differences: NDArray[np.integer[Any]], donors: Int64) -> tuple[float, float]:
+def exchange_interval(
+    differences: NDArray[np.integer[Any]], donors: Int64, clusters: Int64 | None = None
+) -> tuple[float, float]:
     """Return a 95 % interval of the mean of `differences`, each of which depends on two rows.
 
     Row i gets a value of row `donors[r, i]`, and another draw of rows changes both. Differences
@@ -248,25 +302,44 @@ def exchange_interval(differences: NDArray[np.integer[Any]], donors: Int64) -> t
     The second sum is what the first counts twice, a difference with itself. As in
     `dependence.difference_interval`, two rows are added: half of one loses, half of one gains.
 
+    Rows of one cluster depend on each other, so that the terms of a cluster are added before they
+    are squared. Two clusters are added, and the quantile is Student's.
+
     Parameters
     ----------
     differences : array (R, N) int
         Between -1 and 1, of R permutations of N rows.
     donors : array (R, N) int
-        Row numbers; each line is a permutation.
+        Row numbers; each line is a permutation, of whole clusters if there are any.
+    clusters : array (N,) of int, optional
 
     >>> [round(end, 4) for end in exchange_interval(np.zeros((1, 98)), np.arange(98)[None])]
     [-0.0196, 0.0196]
     """
     repeat, n = differences.shape
-    centre = float(differences.mean()) * n / (n + 2)
+    index, size, quantile = np.arange(n), 1.0, QUANTILE
+    if clusters is not None:
+        index = np.unique(clusters, return_inverse=True)[1]
+        size = float((np.bincount(index) ** 2).sum()) / n  # of the cluster of a row, on average
+        quantile = _quantile_of_clusters(n / size)
+    centre = float(differences.mean()) * n / (n + 2 * size)
     received = differences.mean(axis=0)
     given = np.bincount(donors.ravel(), differences.ravel(), n) / repeat
-    counted_twice = ((differences - centre) ** 2).sum() / repeat**2
-    squares = ((received + given - 2 * centre) ** 2).sum() - counted_twice
-    squares = max(squares, ((received - centre) ** 2).sum())  # few rows may give less than 0
-    half = QUANTILE * np.sqrt(squares + 1 + 2 * centre**2) / (n + 2)
+    uses = np.bincount(donors.ravel(), minlength=n) / repeat  # 1 in a permutation
+    squares = (np.bincount(index, received - centre + given - uses * centre) ** 2).sum()
+    for row in differences:
+        squares -= (np.bincount(index, row - centre) ** 2).sum() / repeat**2
+    # few rows may give less than 0
+    squares = max(squares, (np.bincount(index, received - centre) ** 2).sum())
+    half = quantile * np.sqrt(squares + size**2 * (1 + 2 * centre**2)) / (n + 2 * size)
     return float(max(-1.0, centre - half)), float(min(1.0, centre + half))
+
+
+def _quantile_of_clusters(count: float) -> float:
+    """Return Student's 97.5 % quantile for so many clusters, in place of QUANTILE."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(1.0, count - 1), 0.975))
 
 
 def error_consistency(both: int, only_a: int, only_b: int, neither: int) -> float:
@@ -463,7 +536,11 @@ def equal_width_ece(confidence: Floats, right: ArrayLike, bins: int = 15) -> flo
 
 
 def reliability(
-    confidence: ArrayLike, right: ArrayLike, bins: int = 15, seed: int = 42
+    confidence: ArrayLike,
+    right: ArrayLike,
+    bins: int = 15,
+    seed: int = 42,
+    clusters: Int64 | None = None,
 ) -> Reliability:
     """Compare confidence with accuracy, bin by bin (Guo et al. 2017, with bins of equal mass).
 
@@ -480,6 +557,9 @@ def reliability(
         B, at most one per row.
     seed : int
         Random seed of the draws, and of the order of rows with equal confidence.
+    clusters : array (N,) of int, optional
+        Rows of one cluster depend on each other: they share the uniform number that decides, with
+        the confidence of each, whether it is right.
 
     >>> always_sure = reliability(np.ones(4), np.array([True, True, False, True]), bins=1)
     >>> always_sure.ece, always_sure.ece_null
@@ -501,7 +581,15 @@ def reliability(
     expected, accuracies = bin_means(values), bin_means(hits)
     step = max(1, DRAWN_AT_ONCE // n)
     counts = [min(step, DRAWS - start) for start in range(0, DRAWS, step)]
-    drawn = np.concatenate([bin_means(rng.random_sample((c, n)) < values) for c in counts])
+    number = np.arange(n)
+    if clusters is not None:
+        number = np.unique(clusters, return_inverse=True)[1][order]
+    size = int(number.max()) + 1
+    blocks = []
+    for count in counts:
+        uniform = rng.random_sample((count, size))[:, number]
+        blocks.append(bin_means(uniform < values))
+    drawn = np.concatenate(blocks)
     null = np.abs(drawn - expected) @ sizes / n
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return Reliability(

@@ -120,19 +120,30 @@ class ScoreMetric(NamedTuple):
     chance: Callable[[Any], float]
     is_error: bool = False
 
-    def covariance(self, truth: Any, scores: Sequence[Any]) -> Floats:
-        """Return the covariance (M, M) of M scores over another draw of rows."""
+    def covariance(
+        self, truth: Any, scores: Sequence[Any], clusters: Int64 | None = None
+    ) -> Floats:
+        """Return the covariance (M, M) of M scores over another draw of rows, or clusters (N,)."""
         deviations = np.stack([self.deviations(truth, values) for values in scores])
-        return np.asarray(deviations @ deviations.T)
+        if clusters is None:
+            return np.asarray(deviations @ deviations.T)
+        if deviations.shape[1] == len(clusters):
+            sums, _, wider = metrics.summed_by_cluster(deviations, clusters)
+            return np.asarray(sums @ sums.T) * wider
+        # of draws of rows; how much of a product of ranks is in clusters says how much they tell
+        shares = [metrics.effective_share(_products(truth, row), clusters) for row in scores]
+        return np.asarray(deviations @ deviations.T) / min(shares)
 
     def quantile(self, truth: Any) -> float:
         """Return half a 95 % interval in standard errors."""
         return metrics.QUANTILE
 
-    def interval(self, truth: Any, scores: Any) -> tuple[float, float]:
-        """Return a 95 % interval over another draw of rows."""
+    def interval(
+        self, truth: Any, scores: Any, clusters: Int64 | None = None
+    ) -> tuple[float, float]:
+        """Return a 95 % interval over another draw of rows, or clusters (N,)."""
         value = self.value(truth, scores)
-        half = self.quantile(truth) * math.sqrt(self.covariance(truth, [scores])[0, 0])
+        half = self.quantile(truth) * math.sqrt(self.covariance(truth, [scores], clusters)[0, 0])
         if half <= 1e-9 * abs(value):  # equal or perfect scores do not show how far others would be
             return math.nan, math.nan
         return value - half, value + half if self.is_error else min(1.0, value + half)
@@ -145,17 +156,27 @@ class _OfLabels(ScoreMetric):
 
         return float(stdtrit(_rarer(truth) - 1, 0.975))  # NaN for one row
 
-    def interval(self, truth: Floats, scores: Floats) -> tuple[float, float]:
+    def interval(
+        self, truth: Floats, scores: Floats, clusters: Int64 | None = None
+    ) -> tuple[float, float]:
         """Return the limits by the logit of the value (Pepe 2003), which is skewed near 1."""
         from scipy.special import expit, logit
 
         value = self.value(truth, scores)
-        error = math.sqrt(self.covariance(truth, [scores])[0, 0])
+        error = math.sqrt(self.covariance(truth, [scores], clusters)[0, 0])
         slope = value * (1 - value)
         if min(error, slope) < 1e-9:  # a perfect order does not show how far another would be
-            return metrics.wilson(value, _rarer(truth))
+            return metrics.wilson(value, _rarer(truth) * metrics.effective_share(truth, clusters))
         half = self.quantile(truth) * error / slope
         return float(expit(logit(value) - half)), float(expit(logit(value) + half))
+
+
+def _products(truth: Any, scores: Any) -> Floats:
+    """Return the product (N,) of the ranks of the truth and of scores, both from their middle."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (truth, scores)]
+    return np.asarray(ranks[0] * ranks[1])
 
 
 def _rarer(truth: Floats) -> int:
@@ -164,11 +185,15 @@ def _rarer(truth: Floats) -> int:
 
 
 class _Recall(ScoreMetric):
-    def covariance(self, truth: Any, scores: Sequence[Any]) -> Floats:
-        return metrics.recall_covariance(truth, scores)
+    def covariance(
+        self, truth: Any, scores: Sequence[Any], clusters: Int64 | None = None
+    ) -> Floats:
+        return metrics.recall_covariance(truth, scores, clusters)
 
-    def interval(self, truth: Any, scores: Any) -> tuple[float, float]:
-        return metrics.recall_interval(truth, scores)
+    def interval(
+        self, truth: Any, scores: Any, clusters: Int64 | None = None
+    ) -> tuple[float, float]:
+        return metrics.recall_interval(truth, scores, clusters)
 
 
 def _resampled(

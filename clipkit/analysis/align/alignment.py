@@ -88,11 +88,12 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
     clusters = find_clusters(first, split, used, table, cluster, common=common)
     taken = draw_rows(clusters.numbers, len(ids), seed)
     n = taken.shape[1]
-    _check_enough(n, k, cluster)
+    _check_enough(n, k, clusters.numbers is not None)
     files, features = _without_constant(files, features)
     if blind is None:
         rows = _compare(files, features, k, seed, taken)
-        _note_equal_rows(files, features, cluster)
+        if clusters.numbers is None:
+            _note_equal_rows(files, features)
     else:
         rows = blind_pairs(files, features, ids, k, blind)
     inputs = {f"b{number}" if number else "a": file.digest for number, file in enumerate(files)}
@@ -102,17 +103,17 @@ def align(  # noqa: PLR0913 (the options of `clipkit align`)
         "align", splits=[split], **settings, **clusters.entry, inputs=inputs | clusters.inputs
     )
     head: Row = {"split": split, "rows": len(ids), "k": k}
-    if cluster is not None:
+    if clusters.numbers is not None:
         head["clusters"] = n
     rows = [head | row for row in rows]
     return make_result(history, rows, display_name=files[0].display_name)
 
 
-def _check_enough(n: int, k: int, cluster: str | None) -> None:
+def _check_enough(n: int, k: int, has_clusters: bool) -> None:
     """Refuse fewer rows, or clusters, than the measures need."""
     least = max(k + 2, 4)  # of `hsic`
     if n < least:
-        what = "rows that all files have" if cluster is None else f"values of {cluster}"
+        what = "clusters" if has_clusters else "rows that all files have"
         message = f"expected at least {least} {what}, got {n}"
         raise ClipkitError(message, "choose a smaller -k" if n >= 4 else None)
 
@@ -218,12 +219,8 @@ def draw_rows(clusters: Int64 | None, n: int, seed: int = 42) -> Int64:
     return np.stack([np.sort(members[starts + draw % sizes]) for draw in draws])
 
 
-def _note_equal_rows(
-    files: Sequence[FeatureFile], features: Sequence[Floats], cluster: str | None
-) -> None:
+def _note_equal_rows(files: Sequence[FeatureFile], features: Sequence[Floats]) -> None:
     """Note if many rows are equal in all files: they are neighbours to any model."""
-    if cluster is not None:
-        return
     places = []
     for rows in features:
         rounded = np.round(rows, 5) + 0.0  # no -0

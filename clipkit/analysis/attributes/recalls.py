@@ -39,6 +39,7 @@ from clipkit.analysis.class_scores import class_scores
 from clipkit.analysis.controls import Controls, check_controls, control_digests
 from clipkit.analysis.held_out import EVAL_SPLIT, FIT_SPLIT, SplitRows, choose_rows, find_shared
 from clipkit.analysis.results import Row
+from clipkit.analysis.row_clusters import own_clusters
 from clipkit.base import console
 from clipkit.base.bounds import MAX_CLASSES
 from clipkit.base.errors import ClipkitError, UsageError, check_positive, shorten, unknown
@@ -337,7 +338,9 @@ def _keep(
     if metric not in RANKED or len(scored.numbers) >= MAX_CLASSES:
         return {}
     ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
-    return {scored.split: Split(ids=ids, predicted=np.vstack([one.ranks for one in measured]))}
+    ranks = np.vstack([one.ranks for one in measured])
+    clusters = own_clusters(images, scored.split, scored.numbers)
+    return {scored.split: Split(ids=ids, predicted=ranks, cluster=clusters)}
 
 
 def _check_metric(metric: str, table: Table | None) -> type[_Attribute]:
@@ -539,6 +542,8 @@ class _Attribute:
         self.y = self.fit.codes(attribute)
         self.labels = self.scored.codes(attribute)
         self.truth: NDArray[Any] = self.labels  # what scores are compared with
+        file = embeddings[0].file
+        self.clusters = own_clusters(file, scored.split, self.scored.numbers)
         self.embeddings = [one.select(self.fit, self.scored) for one in embeddings]
         self.X, self.X_scored = self.embeddings[0].X, self.embeddings[0].X_scored
         self.values = len(self.occurring)
@@ -654,7 +659,7 @@ class _Attribute:
         if zeroshot is None or probe is None or not is_decodable:
             return self._with_limits("reach", math.nan, math.nan)
         above_chance = row["probe"] - row["chance"]
-        covariance = self.metric.covariance(self.truth, [zeroshot, probe])
+        covariance = self.metric.covariance(self.truth, [zeroshot, probe], self.clusters)
         reach = (row["zeroshot"] - row["chance"]) / above_chance
         gradient = np.array([1, -reach]) / above_chance
         return self._with_limits("reach", reach, gradient @ covariance @ gradient)
@@ -663,7 +668,7 @@ class _Attribute:
         """Return the paired difference of the probe to a control with its interval."""
         if probe is None or control is None:
             return self._with_limits("gain", math.nan, math.nan)
-        of_both = self.metric.covariance(self.truth, [probe, control])
+        of_both = self.metric.covariance(self.truth, [probe, control], self.clusters)
         gain = self._score(probe) - self._score(control)
         if self.metric.is_error:
             gain = -gain
@@ -723,7 +728,7 @@ class _Attribute:
     def _with_interval(self, name: str, predicted: Predicted | None) -> Row:
         low = high = math.nan
         if predicted is not None:
-            low, high = self.metric.interval(self.truth, predicted)
+            low, high = self.metric.interval(self.truth, predicted, self.clusters)
         return {name: self._score(predicted), f"{name}_low": low, f"{name}_high": high}
 
 
@@ -804,10 +809,13 @@ class _Number(_Label):
         if self.settings.metric in RANKED:
             predicted = self.scores[1]
             rows = len(self.truth)
-            draws = [self.truth[permute(generator, rows)] for _ in range(RANK_NULLS)]
+            orders = [permute(generator, rows, self.clusters) for _ in range(RANK_NULLS)]
+            draws = [self.truth[order] for order in orders]
             return [float(self.metric.value(truth, predicted)) for truth in draws]
         numbers = self.fitted_numbers
-        permuted = [numbers[permute(generator, len(numbers))] for _ in range(NULLS)]
+        of_fitted = own_clusters(self.embeddings[0].file, self.fit.split, self.fit.numbers)
+        orders = [permute(generator, len(numbers), of_fitted) for _ in range(NULLS)]
+        permuted = [numbers[order] for order in orders]
         predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
         return list(map(self._score, predicted.T))
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from clipkit.analysis import held_out
 from clipkit.analysis.class_scores import check_prompts, iter_class_scores
 from clipkit.analysis.results import chance, make_result
+from clipkit.analysis.row_clusters import own_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.base.matrices import BlockMatrix, Floats, Int64
@@ -52,6 +53,7 @@ class ClassScores:
     matrix: BlockMatrix
     labels: Int64
     link: Link = links.SOFTMAX
+    clusters: Int64 | None = None  # (N,), of rows that depend on each other
 
     def iter_below(self) -> Iterator[tuple[Floats, Int64]]:
         """Yield blocks of scores, minus the highest of each row, and their labels."""
@@ -66,7 +68,8 @@ class ClassScores:
         order = np.random.RandomState(SEED).permutation(len(self.labels))
         rows = np.sort(order[: MAX_SCORES // self.matrix.shape[1]])
         taken = BlockMatrix.from_array(self.matrix.take(rows).read())
-        return replace(self, matrix=taken, labels=self.labels[rows])
+        clusters = None if self.clusters is None else self.clusters[rows]
+        return replace(self, matrix=taken, labels=self.labels[rows], clusters=clusters)
 
 
 def read_scores(
@@ -83,7 +86,8 @@ def read_scores(
     matrix = BlockMatrix(shape, lambda: iter_class_scores(logits, cosines))
     if math.prod(shape) <= MAX_SCORES:
         matrix = BlockMatrix.from_array(matrix.read())
-    return ClassScores(name or split, matrix, labels, links.distribution(logits.history))
+    clusters = own_clusters(logits, split, rows)
+    return ClassScores(name or split, matrix, labels, links.distribution(logits.history), clusters)
 
 
 def _nll(scores: ClassScores, beta: float) -> tuple[float, float, float]:
@@ -102,8 +106,9 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
     """Fit the temperature by maximum likelihood (Guo et al. 2017), with a 95 % interval.
 
     The interval comes from the likelihood-ratio test: every tau with
-    2 N (NLL(tau) - NLL(fitted)) <= 3.841. NLL is convex in beta = 1 / tau, so there is one minimum,
-    and Newton's method finds it and both ends.
+    2 N (NLL(tau) - NLL(fitted)) <= 3.841, where N is the number of rows or, in clusters, of
+    effective rows for the mean derivative of NLL (see `metrics.effective_rows`). NLL is convex in
+    beta = 1 / tau, so there is one minimum, and Newton's method finds it and both ends.
 
     Returns
     -------
@@ -144,7 +149,8 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
             if math.prod(scores.matrix.shape) > MAX_SCORES:
                 start = _find_best(scores.sample(), first, last, first)
             best = _find_best(scores, first, last, start)
-        low, high = (_find_end(scores, best, limit) for limit in (last, first))
+        n = _effective_rows(scores, best)
+        low, high = (_find_end(scores, best, limit, n) for limit in (last, first))
     if is_right:
         console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
     elif best == first:
@@ -182,13 +188,24 @@ def _find_best(scores: ClassScores, first: float, last: float, start: float) -> 
     return beta
 
 
-def _find_end(scores: ClassScores, best: float, limit: float) -> float:
+def _effective_rows(scores: ClassScores, beta: float) -> float:
+    """Return how many independent rows tell as much about the temperature 1 / beta."""
+    if scores.clusters is None:
+        return len(scores.labels)
+    slopes = []
+    for below, labels in scores.iter_below():
+        for row, label in zip(below, labels, strict=True):
+            slopes.append(scores.link.nll(row[None], label[None], beta)[1])
+    return metrics.effective_rows(slopes, scores.clusters)
+
+
+def _find_end(scores: ClassScores, best: float, limit: float, n: float) -> float:
     """Return the temperature at an end of the interval, or NaN if it is beyond a limit of beta.
 
+    There are `n` effective rows.
     Newton's method starts where the end is if NLL is a parabola. One step from inside the interval
     leads out of it, since NLL is convex; those from outside come ever closer to the end.
     """
-    n = len(scores.labels)
     lowest, _, curvature = _nll(scores, best)
     beta = limit
     if curvature > 0:
@@ -284,7 +301,9 @@ def reliability(
     diagrams = {}
     for tau in as_list(temperatures, "temperatures", float):
         predictions = score_probabilities(scores, tau)
-        diagrams[tau] = metrics.reliability(predictions.confidence, predictions.right, bins, SEED)
+        diagrams[tau] = metrics.reliability(
+            predictions.confidence, predictions.right, bins, SEED, scores.clusters
+        )
     return diagrams
 
 
@@ -416,7 +435,9 @@ def _choose_splits(
 
 def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any]:
     predictions = score_probabilities(scores, tau)
-    error = metrics.reliability(predictions.confidence, predictions.right, bins, seed)
+    error = metrics.reliability(
+        predictions.confidence, predictions.right, bins, seed, scores.clusters
+    )
     frequencies = np.unique(scores.labels, return_counts=True)[1] / len(scores.labels)
     entropy = -float(frequencies @ np.log(frequencies))  # ln C if classes are equally frequent
     return {

@@ -62,7 +62,7 @@ def _claim(result: FeatureFile) -> list[Claim]:
         if split.labels is None or split.predicted is None:
             continue
         for run, assignments in zip(result.numbers_on(name), split.predicted, strict=False):
-            ari, drawn = ari_by_chance(split.labels, assignments)
+            ari, drawn = ari_by_chance(split.labels, assignments, split.cluster)
             subject = f"ARI of classes and {counts[run]:.0f} clusters of {name}:"
             found.append(of_draws(subject, ari, 0.0, drawn, len(assignments), "", run))
     return found

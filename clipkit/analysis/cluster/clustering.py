@@ -19,6 +19,7 @@ from sklearn.metrics import (
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.row_clusters import own_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import BlockMatrix, Floats, Int64
@@ -205,20 +206,24 @@ def purity(labels: Int64, assignments: Int64) -> float:
     return float(counts.max(axis=0).sum() / len(labels))
 
 
-def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
+def agreement(
+    labels: Int64 | None, assignments: Int64, clusters: Int64 | None = None
+) -> dict[str, float]:
     """Return how well clusters agree with classes, however both are numbered.
 
     `purity`; `nmi` (normalised mutual information, 0..1, by the arithmetic mean of the entropies);
     `ari` and `ami` (the adjusted Rand index and the adjusted mutual information: 1 for equal
     partitions, about 0 for a random one); `purity_chance` and `nmi_chance` (the means of purity and
     NMI over 20 fixed permutations of the labels); `ari_sd` and `ami_sd` (the standard deviations of
-    the adjusted ones over these permutations). All are NaN without labels.
+    the adjusted ones over these permutations). All are NaN without labels. Rows of one of the
+    `clusters` (N,) are permuted together.
     """
     names = ("purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance", "ari_sd", "ami_sd")
     if labels is None:
         return dict.fromkeys(names, np.nan)
     random = np.random.RandomState(0)  # NumPy never changes its stream
-    permuted = [labels[permute(random, len(labels))] for _ in range(N_PERMUTATIONS)]
+    n = len(labels)
+    permuted = [labels[permute(random, n, clusters)] for _ in range(N_PERMUTATIONS)]
     permuted_nmi = [normalized_mutual_info_score(order, assignments) for order in permuted]
     # The AMI takes long. 1 - AMI is the same multiple of 1 - NMI for all permutations, since they
     # have the expectation and the maximum of the mutual information in common.
@@ -238,10 +243,13 @@ def agreement(labels: Int64 | None, assignments: Int64) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-def ari_by_chance(labels: Int64, assignments: Int64) -> tuple[float, Floats]:
+def ari_by_chance(
+    labels: Int64, assignments: Int64, clusters: Int64 | None = None
+) -> tuple[float, Floats]:
     """Return the adjusted Rand index, and its values for N_TABLES permutations of the labels (R,).
 
-    A permutation gives a random table of classes and clusters with the same sizes.
+    A permutation gives a random table of classes and clusters with the same sizes. Rows of one of
+    the `clusters` (N,) are permuted together.
     """
     from scipy.stats import random_table
 
@@ -250,7 +258,12 @@ def ari_by_chance(labels: Int64, assignments: Int64) -> tuple[float, Floats]:
     random = np.random.RandomState(0)
     squares = [np.square(counts).sum()]
     for _ in range(N_TABLES):
-        squares.append(np.square(random_table.rvs(*sizes, random_state=random)).sum())
+        if clusters is None:
+            table = random_table.rvs(*sizes, random_state=random)
+        else:
+            drawn = labels[permute(random, len(labels), clusters)]
+            table = contingency_matrix(drawn, assignments).astype(np.int64)
+        squares.append(np.square(table).sum())
     n = len(labels)
     pairs = (np.array(squares, np.float64) - n) / 2  # that are together in both
     of_classes, of_clusters = ((np.square(size).sum() - n) / 2 for size in sizes)
@@ -296,6 +309,7 @@ def cluster(
     for name in names:
         split = file.splits[name]
         matrix = BlockMatrix.from_array(split.features)
+        clusters = own_clusters(file, name)
         runs = []
         for count in k or [_count_classes(file, name)]:
             starts = count_starts(len(matrix), count)
@@ -314,8 +328,9 @@ def cluster(
                     "nothing about the classes"
                 )
             runs.append(assignments)
-            rows.append({"split": name, "k": count, **agreement(split.labels, assignments)})
-        result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=np.stack(runs))
+            found = agreement(split.labels, assignments, clusters)
+            rows.append({"split": name, "k": count, **found})
+        result.splits[name] = Split(None, split.labels, split.ids, np.stack(runs), clusters)
     result.history = file.extended_history(
         "cluster", splits=names, k=k, init=init, seed=seed, inputs={"features": file.digest}
     )

@@ -34,6 +34,7 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import Floats, Int64
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
+from clipkit.statistics.dependence import join
 from clipkit.statistics.score_metrics import METRICS, RANKED
 
 SCORES = ("zeroshot", "probe")  # by words, and by a probe
@@ -88,7 +89,12 @@ def compare(
         inputs[f"b{number}"] = results[number].digest
         where = {"a": names[0], "b": names[number], "split": split, "metric": metric}
         tested = is_testable(caveats[0] + caveats[number])
-        rows += _compare_pair(first, other, where, tested)
+        named = [results[i].splits[splits[i]].cluster for i in (0, number)]
+        used = [
+            one[orders[i]] for one, i in zip(named, (0, number), strict=True) if one is not None
+        ]
+        clusters = join(used) if used else None
+        rows += _compare_pair(first, other, where, tested, clusters)
     history = results[0].extended_history(
         "compare",
         names=names,
@@ -126,7 +132,9 @@ def _ranks(result: FeatureFile, split: str, order: Int64) -> Ranks:
     return dict(zip(names, ranks[:, order].reshape(len(names), 3, -1), strict=True))
 
 
-def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
+def _compare_pair(
+    a: Ranks, b: Ranks, where: Row, is_tested: bool, clusters: Int64 | None
+) -> list[Row]:
     """Return the rows of two results: by words and by probes, the mean and each attribute."""
     names = f"{where['a']} and {where['b']}"
     shared = _shared_attributes(a, b, names)
@@ -135,7 +143,12 @@ def _compare_pair(a: Ranks, b: Ranks, where: Row, is_tested: bool) -> list[Row]:
         found = {}
         for name in shared:
             what = f"{names}: {name}"
-            found[name] = _compare_attribute(what, a[name], b[name], number, where["metric"])
+            difference = _compare_attribute(what, a[name], b[name], number, where["metric"])
+            if clusters is not None and len(difference.deviations) == len(clusters):
+                index = np.unique(clusters, return_inverse=True)[1]
+                sums = np.bincount(index, difference.deviations).astype(float)
+                difference = difference._replace(deviations=sums)
+            found[name] = difference
         if all(np.isnan(difference.values).all() for difference in found.values()):
             continue  # one of the results has no words
         of_scores = [_mean(list(found.values()), where["metric"])]

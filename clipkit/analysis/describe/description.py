@@ -39,6 +39,7 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.compatibility import check_same_prompts, matching_split
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
+from clipkit.statistics import metrics
 from clipkit.statistics.dependence import critical, p_of, permute
 from clipkit.statistics.metrics import falling_order
 
@@ -117,8 +118,8 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
     of_controls = []
     for control in untrained:
         check_same_prompts(logits, control.images)
-        of_controls.append(Means(control.images, split, groups).compare())
-    means = Means(logits, split, groups)
+        of_controls.append(Means(control.images, split, groups, clusters.numbers).compare())
+    means = Means(logits, split, groups, clusters.numbers)
     differences, t = means.compare()
     largest = np.full(permutations, np.nan)
     if not groups.untested:
@@ -252,9 +253,17 @@ def _too_small(groups: Groups, counts: list[int], total: int) -> ClipkitError:
 
 
 class Means:
-    """Compare the mean cosines of groups with K prompts to the means of all other rows."""
+    """Compare the mean cosines of groups with K prompts to the means of all other rows.
 
-    def __init__(self, logits: FeatureFile, split: str, groups: Groups) -> None:
+    Of rows in `clusters` (N,), there are as many as clusters of one size would tell as much.
+    """
+
+    def __init__(
+        self, logits: FeatureFile, split: str, groups: Groups, clusters: Int64 | None = None
+    ) -> None:
+        self.weight = metrics.effective_share(
+            np.ones(np.count_nonzero(groups.codes >= 0)), clusters
+        )
         cosines = np.asarray(logits.cosines(split))[groups.codes >= 0]
         centred = cosines - cosines.mean(axis=0, dtype=np.float64).astype(np.float32)
         self.values = np.hstack([centred, centred**2])  # (N, 2 K)
@@ -274,9 +283,10 @@ class Means:
             of_groups = [self.values[self.codes == group] for group in range(len(self.counts))]
             sums = np.stack([rows.sum(axis=0, dtype=np.float64) for rows in of_groups])
             counts = self.counts
-        count, N = counts[:, None], len(self.codes)
+        count, N = self.weight * counts[:, None], self.weight * len(self.codes)
+        sums, totals = self.weight * sums, self.weight * self.totals
         mean, variance = _moments(sums, np.maximum(count, 2))
-        other_mean, other_variance = _moments(self.totals - sums, np.maximum(N - count, 2))
+        other_mean, other_variance = _moments(totals - sums, np.maximum(N - count, 2))
         is_small = np.minimum(count, N - count) < 2  # clusters may leave a group without rows
         variance = np.where(is_small, 0, variance)
         other_variance = np.where(is_small, 0, other_variance)

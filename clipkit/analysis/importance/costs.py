@@ -17,6 +17,7 @@ from clipkit import probes
 from clipkit.analysis.predict import prediction
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import Row, labels_of, make_result, read_group_lines
+from clipkit.analysis.row_clusters import own_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.matrices import Int64
@@ -27,6 +28,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import shots
 from clipkit.probes.sweep_context import Workers
 from clipkit.statistics import metrics
+from clipkit.statistics.dependence import permute
 
 REPEAT, MAX_REPEAT = 5, 1000
 SEED = 42
@@ -105,7 +107,10 @@ def prompt_importance(
     for number, group in enumerate(group_of):
         columns.setdefault(group, []).append(number)
     members = list(map(np.array, columns.values()))
-    costs = _permute(fitted, X, numbers, labels, members, repeat, seed)
+    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
+    clusters = own_clusters(logits, name)
+    orders = np.array([permute(rng, len(X), clusters) for _ in range(repeat)])
+    costs = _permute(fitted, X, numbers, labels, members, orders, clusters)
     runs = []
     for group, member, cost in zip(columns, members, costs, strict=True):
         what: Row = {"prompt": texts[member[0]]}
@@ -141,12 +146,10 @@ def _permute(
     numbers: Int64,
     labels: Int64,
     columns: Sequence[Int64],
-    repeat: int,
-    seed: int,
+    orders: Int64,
+    clusters: Int64 | None,
 ) -> list[Row]:
     """Return accuracy, cost, interval and changed predictions for each group of columns."""
-    rng = np.random.RandomState(seed)  # the same draws in every version of NumPy
-    orders = np.array([rng.permutation(len(X)) for _ in range(repeat)])
     is_softmax = fitted.input == "probs"  # which mixes the columns
     rows = X if is_softmax else fitted.prepare(X)
 
@@ -157,7 +160,7 @@ def _permute(
         before = predict(rows)
         was_right = (numbers[before] == labels).astype(np.int8)
         with Workers(progress) as workers:
-            report_progress = workers.progress(len(columns) * repeat)
+            report_progress = workers.progress(len(columns) * len(orders))
 
             def measure(group: Int64) -> Row:
                 lost = np.empty(orders.shape, np.int8)  # 1 where a right row becomes wrong
@@ -169,7 +172,7 @@ def _permute(
                     lost[number] = was_right - (numbers[predicted] == labels)
                     changed += int((predicted != before).sum())
                     report_progress(1)
-                low, high = metrics.exchange_interval(lost, orders)
+                low, high = metrics.exchange_interval(lost, orders, clusters)
                 return {
                     "acc1": float(was_right.mean()),
                     "cost": float(lost.mean()),

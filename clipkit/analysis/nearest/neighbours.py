@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.results import class_names
+from clipkit.analysis.row_clusters import own_clusters
 from clipkit.analysis.verdicts import keep
 from clipkit.base.errors import UsageError
 from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64, row_blocks
@@ -206,19 +207,24 @@ def nearest(
     )
     result.runs = _columns(names, candidates, found)
     if queries is None and candidates.labels is not None and file.kind != "logits":
-        keep(result, _of_same_class(candidates.labels, found.rows))
+        keep(result, _of_same_class(candidates.labels, found.rows, candidates.clusters))
     return result
 
 
-def _of_same_class(labels: Int64, neighbours: Int64) -> list[Claim]:
+def _of_same_class(labels: Int64, neighbours: Int64, clusters: Int64 | None = None) -> list[Claim]:
     """Hold the share of neighbours (N, k) of the same class against permuted labels (N,).
 
-    Rows without a class do not count. Nothing is claimed of a single class.
+    Rows without a class do not count, nor do neighbours in the own cluster (N,). Nothing is claimed
+    of a single class.
     """
+    if clusters is not None:
+        is_own = clusters[neighbours] == clusters[:, None]
+        neighbours = np.where(is_own, -1, neighbours)
     labelled = np.flatnonzero(labels >= 0)
-    place = np.full(len(labels), -1)
+    place = np.full(len(labels) + 1, -1)  # the last is for no neighbour
     place[labelled] = np.arange(len(labelled))
     found = place[neighbours[labelled]]
+    of_labelled = None if clusters is None else clusters[labelled]
     queries, ranks = np.nonzero(found >= 0)
     others, classes = found[queries, ranks], labels[labelled]
     if not len(queries) or (classes == classes[0]).all():
@@ -226,7 +232,7 @@ def _of_same_class(labels: Int64, neighbours: Int64) -> list[Claim]:
     random, n = np.random.RandomState(0), len(classes)
     shares = [float((classes[queries] == classes[others]).mean())]
     for _ in range(PERMUTATIONS):
-        drawn = classes[permute(random, n)]
+        drawn = classes[permute(random, n, of_labelled)]
         shares.append(float((drawn[queries] == drawn[others]).mean()))
     counts = np.unique(classes, return_counts=True)[1]
     chance = float((counts * (counts - 1)).sum() / (n * (n - 1)))
@@ -254,6 +260,11 @@ class _Side:
         """The class of each row, -1 for none; None if no row has one."""
         labels = self.file.splits[self.split].labels if self.split else self.file.class_index
         return None if labels is None or labels.max(initial=-1) < 0 else labels
+
+    @property
+    def clusters(self) -> Int64 | None:
+        """The clusters of images that depend on each other, if there are any."""
+        return own_clusters(self.file, self.split) if self.split else None
 
     @property
     def where(self) -> str:

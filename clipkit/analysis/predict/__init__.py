@@ -14,6 +14,7 @@ from clipkit.features.columns import (
     CHANCE,
     CLASS,
     CLASS_SCORE,
+    CLUSTERS,
     COVERAGE,
     F1,
     ID,
@@ -69,6 +70,7 @@ def predict(
 
 COLUMNS = (
     CLASS,
+    CLUSTERS,
     SUPPORT,
     ACC1,
     MEAN_PER_CLASS_RECALL,

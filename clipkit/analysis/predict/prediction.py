@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from clipkit import probes
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.analysis.results import Caveat, find_caveats, make_result
+from clipkit.analysis.row_clusters import count_by_cluster, read_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.matrices import BlockMatrix, Int64
@@ -116,6 +117,7 @@ def predict(
     result = make_result(
         history, rows, splits=scored, class_names=class_names, display_name=file.display_name
     )
+    result = count_by_cluster(result, file, read_clusters(file, None, None, names))
     return Predicted(result, rankings)
 
 

@@ -389,6 +389,43 @@ def _query_ids(task: str, pairs: Pairs) -> list[str]:
 
 
 def rank(pairs: Pairs) -> dict[str, Ranks]:
+    """Rank the candidates of each query; equal candidates of one cluster are one candidate.
+
+    A copy of an image is found where the image is, and competes with neither.
+    """
+    if pairs.clusters is None:
+        return _rank(pairs)
+    first_image = _first_equal(pairs.images, pairs.clusters)
+    images, image_of = np.unique(first_image, return_inverse=True)
+    first_text = _first_equal(pairs.texts, image_of[pairs.image_of])
+    texts, text_of = np.unique(first_text, return_inverse=True)
+    distinct = Pairs(
+        pairs.images[images], pairs.texts[texts], image_of[pairs.image_of[texts]], [], None
+    )
+    ranks = _rank(distinct)
+    queries = {"image_retrieval": text_of, "text_retrieval": image_of}
+    labels = {"image_retrieval": pairs.image_of, "text_retrieval": np.arange(len(pairs.images))}
+    found = {}
+    for task, of_task in ranks.items():
+        own = queries[task]
+        found[task] = of_task._replace(
+            ranks=of_task.ranks[own],
+            others=images[of_task.others[own]],
+            labels=labels[task],
+            partners=of_task.partners[own],
+            clusters=pairs.clusters[labels[task]],
+        )
+    return found
+
+
+def _first_equal(rows: Float32, groups: Int64) -> Int64:
+    """Return the first row (N,) of the same group that is equal to each row (N, D) to the bit."""
+    first: dict[tuple[int, bytes], int] = {}
+    keys = zip(groups.tolist(), (row.tobytes() for row in rows), strict=True)
+    return np.array([first.setdefault(key, number) for number, key in enumerate(keys)])
+
+
+def _rank(pairs: Pairs) -> dict[str, Ranks]:
     """Rank the candidates of each query by their cosines, in blocks of images.
 
     Memory grows with the number of texts and images, and not with their product.

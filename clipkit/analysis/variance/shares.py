@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis.controls import Controls, check_controls, control_digests
 from clipkit.analysis.results import Row, column, make_result
+from clipkit.analysis.row_clusters import own_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import BlockMatrix, Floats, Int64
@@ -83,9 +84,14 @@ class Regressions:
     for the whole embedding, and the same with u'Tu and u'Bu for the cosines with a direction u.
     """
 
-    def __init__(self, used: Bools, columns: Mapping[str, Int64 | Floats]) -> None:
+    def __init__(
+        self, used: Bools, columns: Mapping[str, Int64 | Floats], clusters: Int64 | None = None
+    ) -> None:
         self.used = used
         self.count = int(used.sum())
+        self.clusters: Int64 | None = None  # (N,), from 0
+        if clusters is not None:
+            self.clusters = np.unique(clusters[used], return_inverse=True)[1]
         self._places: dict[str, slice] = {}
         self._columns: list[tuple[NDArray[Any], int]] = []
         start = 0
@@ -101,6 +107,7 @@ class Regressions:
                     "choose attributes with --attribute",
                 )
         self.total: Any = 0.0  # T (D, D)
+        self.of_pairs: Any = 0.0  # (D, D): the sum of x_i x_j' over pairs of rows in one cluster
         self._counts: Any = 0.0  # (P, P)
         self._sums: Any = 0.0  # (P, D)
 
@@ -134,14 +141,51 @@ class Regressions:
         place = self._places[name]
         return int(place.stop - place.start)
 
-    def share(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
+    def rows_for(self, name: str, along: Floats | None = None) -> Any:
+        """Return N or, of rows in clusters, how many independent rows are as unsure of a column.
+
+        An unrelated column explains more of rows that depend on each other if its values do, too:
+        by the factor 1 + h x N / (P k t), at least 1 (as in Kish 1965 and Moulton 1986). Of the P
+        pairs of rows in one cluster, h is the sum of the entries of its projection of rank k, and x
+        that of their products; t is the scatter. If each row is there m times, it is m. A column
+        that takes no notice of clusters has the factor 1.
+        """
+        if self.clusters is None:
+            return self.count
+        sizes = np.bincount(self.clusters)
+        pairs = int((sizes * (sizes - 1)).sum())
+        columns, count = self._columns[list(self._places).index(name)]
+        if not pairs or count < 2:
+            return self.count
+        regressors = _regressors(columns, count)
+        squares = regressors.power(2).sum(axis=0)  # (K,)
+        sums = _sum_rows(self.clusters, regressors)  # (G, K)
+        of_projection = float((np.square(sums) / squares).sum()) - (sizes**2).sum() / self.count
+        together = of_projection - (count - 1)
+        scatter = self._scatter(along)
+        if along is None:
+            products = np.trace(self.of_pairs)
+        else:
+            products = ((along @ self.of_pairs) * along).sum(axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
+            ratio = np.nan_to_num(products / scatter)
+        factor = 1 + together * self.count / (pairs * (count - 1)) * ratio
+        return self.count / np.maximum(factor, 1)
+
+    def share(
+        self, smaller: Explained, larger: Explained, along: Floats | None = None, rows: Any = None
+    ) -> Any:
         """Return the gain in adjusted R squared from the smaller to the larger regression.
 
         By default, it is for the whole embedding; with `along` (K, D), for cosines with directions.
+        `rows` are those of `rows_for`, by default all.
         """
-        return self._gain(smaller, larger, self._explained_scatter(larger, along), along)
+        rows = self.count if rows is None else rows
+        return self._gain(smaller, larger, self._explained_scatter(larger, along), rows, along)
 
-    def null95(self, smaller: Explained, larger: Explained, along: Floats | None = None) -> Any:
+    def null95(
+        self, smaller: Explained, larger: Explained, along: Floats | None = None, rows: Any = None
+    ) -> Any:
         """Return the 95 % quantile of `share` for unrelated attributes with as many values.
 
         Along each principal axis of the residuals, such an attribute explains Beta(k / 2,
@@ -149,20 +193,22 @@ class Regressions:
         """
         from scipy.special import betaincinv
 
+        rows = self.count if rows is None else rows
         total, explained = self._scatter(along), self._explained_scatter(smaller, along)
-        a, b = (larger.rank - smaller.rank) / 2, (self.count - larger.rank) / 2
-        if not (a > 0 and b > 0):
+        a, b = (larger.rank - smaller.rank) / 2, (rows - larger.rank) / 2
+        if not a > 0 or np.all(b <= 0):
             return np.full_like(total, np.nan)
+        b = np.where(b > 0, b, np.nan)
         spread = 1.0  # of the explained part, relative to one axis
         if along is None:
             residual = self.total - smaller.root.T @ smaller.root
-            free = self.count - smaller.rank  # parts along several axes are negatively correlated
+            free = rows - smaller.rank  # parts along several axes are negatively correlated
             with np.errstate(invalid="ignore"):  # all rows are equal
                 spread = (residual**2).sum() / np.trace(residual) ** 2
             spread = max(1e-9, (spread - 1 / free) * free / (free - 1))
         scale = ((a + b + 1) / spread - 1) / (a + b)
         by_chance = (total - explained) * betaincinv(scale * a, scale * b, 0.95)
-        return self._gain(smaller, larger, explained + by_chance, along)
+        return self._gain(smaller, larger, explained + by_chance, rows, along)
 
     def _scatter(self, along: Floats | None) -> Any:
         """Return tr T, or u'Tu (K,) for directions u."""
@@ -177,20 +223,32 @@ class Regressions:
         return ((along @ part.root.T) ** 2).sum(axis=1)
 
     def _gain(
-        self, smaller: Explained, larger: Explained, by_larger: Any, along: Floats | None
+        self, smaller: Explained, larger: Explained, by_larger: Any, rows: Any, along: Floats | None
     ) -> Any:
         """Return the gain if the larger regression explains `by_larger` of the scatter."""
         total = self._scatter(along)
-        if not smaller.rank < larger.rank < self.count:  # one value, or as many as rows
+        # one value, or as many as rows
+        if not smaller.rank < larger.rank or np.all(np.asarray(rows) <= larger.rank):
             return np.full_like(total, np.nan)
         by_smaller = self._explained_scatter(smaller, along)
-        before = self._adjusted_r2(total, by_smaller, smaller.rank)
-        return self._adjusted_r2(total, by_larger, larger.rank) - np.maximum(before, 0)
+        before = self._adjusted_r2(total, by_smaller, smaller.rank, rows)
+        after = self._adjusted_r2(total, by_larger, larger.rank, rows)
+        return after - np.maximum(before, 0)
 
-    def _adjusted_r2(self, total: Any, explained: Any, rank: int) -> Any:
-        variance = (total - explained) / (self.count - rank)
+    def _adjusted_r2(self, total: Any, explained: Any, rank: int, rows: Any) -> Any:
+        free = np.where(np.asarray(rows) > rank, rows - rank, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):  # all rows are equal
-            return 1 - variance * (self.count - 1) / total
+            return 1 - (total - explained) / free * (rows - 1) / total
+
+
+def _sum_rows(clusters: Int64, rows: Any) -> Any:
+    """Return the sums (G, D) of the rows (N, D) of each cluster."""
+    from scipy import sparse
+
+    places = clusters, np.arange(len(clusters))
+    shape = (int(clusters.max()) + 1, len(clusters))
+    sums = sparse.csr_array((np.ones(len(clusters)), places), shape=shape) @ rows
+    return sums.toarray() if sparse.issparse(sums) else sums
 
 
 def regress(images: FeatureFile, split: str, regressions: Sequence[Regressions]) -> None:
@@ -211,14 +269,18 @@ def _regress_on_rows(images: FeatureFile, split: str, regressions: Sequence[Regr
     mean = sum(rows.sum(axis=0) for rows in _iter_rows(images, split, used)) / used.sum()
     total: Any = 0.0
     start = 0
+    clusters = regressions[0].clusters
+    sums: Any = np.zeros((0 if clusters is None else int(clusters.max()) + 1, len(mean)))
     for rows in _iter_rows(images, split, used):
         rows -= mean
         total = total + rows.T @ rows
         for one in regressions:
             one.add(start, rows)
+        if clusters is not None:
+            np.add.at(sums, clusters[start : start + len(rows)], rows)
         start += len(rows)
     for one in regressions:
-        one.total = total
+        one.total, one.of_pairs = total, sums.T @ sums - total
 
 
 def _iter_rows(images: FeatureFile, split: str, used: Bools) -> Iterator[Floats]:
@@ -234,8 +296,8 @@ def _iter_rows(images: FeatureFile, split: str, used: Bools) -> Iterator[Floats]
 class Term:
     """The regressions of an attribute, or of the interaction of two, in one split."""
 
-    def __init__(self, attribute: Attribute, split: str) -> None:
-        self.attribute, self.name = attribute, attribute.name
+    def __init__(self, attribute: Attribute, split: str, clusters: Int64 | None) -> None:
+        self.attribute, self.name, self.clusters = attribute, attribute.name, clusters
         self.parts = [part.name for part in attribute.parts]
         self.codes: dict[str, Int64 | Floats] = {
             part.name: part.codes[split] for part in [attribute, *attribute.parts]
@@ -247,7 +309,7 @@ class Term:
             self.codes = dict.fromkeys(self.codes, self.codes[self.name])
         elif attribute.is_number:
             self.codes = {self.name: attribute.numbers()[attribute.codes[split]]}
-        self.regressions = Regressions(used, self.codes)
+        self.regressions = Regressions(used, self.codes, clusters)
         self.values = self.regressions.count_values(self.name) if self.known.any() else 0
 
     @functools.cached_property
@@ -257,11 +319,13 @@ class Term:
 
     def share(self, along: Floats | None = None) -> Any:
         """Return the share of the whole embedding, or of the cosines with each direction."""
-        return self.regressions.share(*self.explained, along)
+        rows = self.regressions.rows_for(self.name, along)
+        return self.regressions.share(*self.explained, along, rows)
 
     def null95(self, along: Floats | None = None) -> Any:
         """Return the 95 % quantile of that share for unrelated attributes."""
-        return self.regressions.null95(*self.explained, along)
+        rows = self.regressions.rows_for(self.name, along)
+        return self.regressions.null95(*self.explained, along, rows)
 
 
 @checked
@@ -382,7 +446,8 @@ def _read_terms(
         # it would leave nothing unique to the attributes of which the classes consist
         others = [attribute for attribute in attributes if not attribute.is_class]
         attributes = others or attributes
-    terms = [Term(attribute, split) for attribute in attributes]
+    clusters = own_clusters(images, split)
+    terms = [Term(attribute, split, clusters) for attribute in attributes]
     regress(images, split, [term.regressions for term in terms])
     return terms, annotations.source, dict(annotations.inputs)
 
@@ -441,7 +506,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
         return {}
     complete = np.logical_and.reduce([term.known for term in terms])
     columns = {name: codes for term in terms for name, codes in term.codes.items()}
-    regressions = Regressions(complete, columns)
+    regressions = Regressions(complete, columns, terms[0].clusters)
     regress(images, split, [regressions])
     unique = {}
     for term in terms:
@@ -450,7 +515,9 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
         without = list(dict.fromkeys([*others, *term.parts]))
         smaller = regressions.explained(without)
         larger = regressions.explained([*without, term.name])
-        share, null95 = regressions.share(smaller, larger), regressions.null95(smaller, larger)
+        rows = regressions.rows_for(term.name)
+        share = regressions.share(smaller, larger, rows=rows)
+        null95 = regressions.null95(smaller, larger, rows=rows)
         if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
             share = 0.0  # the others determine it
         if regressions.count < ROWS_PER_PARAMETER * larger.rank:
@@ -462,7 +529,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
 
 def _shares(terms: Sequence[Term], images: FeatureFile, split: str) -> list[float]:
     """Return the share of each attribute in other embeddings of the same images."""
-    own_terms = [Term(term.attribute, split) for term in terms]
+    own_terms = [Term(term.attribute, split, term.clusters) for term in terms]
     regress(images, split, [term.regressions for term in own_terms])
     return [float(term.share()) for term in own_terms]
 
