@@ -48,7 +48,8 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
     Features are clustered as they are. There must be at least k distinct rows. If rows times
     clusters exceed MIDDLE, the ten starts run on a quarter of the rows, and the centres of the best
     three are where three starts on all rows begin: the sum of squares was within 0.14 % of that
-    of ten starts, which differ by 0.4 to 1.7 %. If they exceed LARGE, there is one start, from the centres of a smaller sample.
+    of ten starts, which differ by 0.4 to 1.7 %. If they exceed LARGE, there is one start, from the
+    centres of a smaller sample.
 
     The features are shifted in place, and shifted back, which rounds them: a copy would take as
     much memory again.
