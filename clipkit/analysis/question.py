@@ -199,10 +199,8 @@ class Analysis:
     @functools.cached_property
     def pairing(self) -> str:
         """The input of logits, which images and texts may replace; '' if there is none."""
-        takes_list = [
-            is_list(get_args(self.parameters[name].annotation)[0]) for name in self.inputs
-        ]
-        if TEXTS in self.parameters or any(takes_list):
+        kinds = [get_args(self.parameters[name].annotation)[0] for name in self.inputs]
+        if TEXTS in self.parameters or any(map(is_list, kinds)):
             return ""
         taking_logits = [name for name in self.inputs if "logits" in self.files[name].kinds]
         return taking_logits[0] if taking_logits else ""

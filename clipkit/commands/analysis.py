@@ -85,9 +85,8 @@ def _names_of_inputs(analysis: Analysis, values: Mapping[str, Any]) -> list[str]
     names: list[str] = []
     for name, parameter in analysis.arguments.items():
         record = record_of(parameter)
-        is_read = (
-            isinstance(record, Input) or name in analysis.files or getattr(record, "is_file", False)
-        )
+        is_feature_file = isinstance(record, Input) or name in analysis.files
+        is_read = is_feature_file or getattr(record, "is_file", False)
         value = values.get(name)
         if not is_read or value is None:
             continue
