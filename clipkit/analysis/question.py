@@ -222,7 +222,7 @@ class Analysis:
 
     def kinds_of(self, name: str, *, has_texts: bool) -> tuple[str, ...]:
         """Return the kinds of files that a parameter takes, beside texts or without any."""
-        if name == TEXTS:
+        if name not in self.files:
             return WITH_TEXTS.kinds
         kinds = self.files[name].kinds
         if not has_texts or "logits" not in kinds:

@@ -153,7 +153,7 @@ def _partner(
     analysis: Analysis, values: Mapping[str, Any], name: str
 ) -> tuple[str, Sequence[str]] | None:
     """Return another input and its kinds, with which an input may have been swapped."""
-    if name == TEXTS:
+    if analysis.pairing and name == TEXTS:
         return values[analysis.pairing], ("images",)
     if name == analysis.pairing and values[TEXTS] is not None:
         return values[TEXTS], ("texts",)
