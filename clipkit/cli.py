@@ -243,7 +243,7 @@ def describe(
     `embed` and `textembed` run a model once. All other commands work on their files. The options
     `-q`, `-v` and `--debug` may also follow the command.
 
-    Example: clipkit textembed generic32 | clipkit logits img.h5 - | clipkit probe
+    Example: clipkit textembed generic32 | clipkit probe img.h5 -
     """
 
 

@@ -71,7 +71,7 @@ class Input:
 TEXTS = "texts"  # the parameter that follows logits
 WITH_TEXTS = Input(
     "TEXTS",
-    "Feature file of texts, or -: the question is asked of its cosines with the images before it.",
+    "In place of logits, give images and then this feature file of texts: img.h5 texts.h5",
     ("texts",),
 )
 
@@ -227,12 +227,18 @@ class Analysis:
         kinds = self.files[name].kinds
         if not has_texts or "logits" not in kinds:
             return kinds
-        return ("images",) if name == self.pairing else tuple(dict.fromkeys((*kinds, "images")))
+        return tuple(dict.fromkeys((*kinds, "images")))
 
     def pair(self, name: str, file: FeatureFile, texts: FeatureFile | None) -> FeatureFile:
         """Return a file as `measure` takes it: images beside texts become their logits."""
         record = self.files[name]
-        if texts is None or file.kind != "images" or "logits" not in record.kinds:
+        if texts is None or "logits" not in record.kinds:
+            return file
+        if name == self.pairing and file.kind != "images":
+            message = f"{file.display_name}: expected images before {texts.display_name}"
+            hint = "leave the texts out" if file.kind == "logits" else None
+            raise UsageError(f"{message}, got {file.kind}", hint)
+        if file.kind != "images":
             return file
         from clipkit.features.similarity import pair
 
@@ -278,7 +284,7 @@ class Analysis:
         @functools.wraps(self.measure)
         def ask(*args: Any, **kwargs: Any) -> Any:
             try:
-                bound = signature.bind(*args, **kwargs)
+                bound = signature.bind(*self._gathered(args), **kwargs)
             except TypeError as error:
                 known = ", ".join(signature.parameters)
                 raise UsageError(f"{self.name}: {error}", f"it takes {known}") from None
@@ -309,9 +315,21 @@ class Analysis:
         ask.__doc__ = self._documentation(signature)
         return ask
 
+    def _gathered(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return arguments with the files of a list as a list: `align(a, b)` is `align([a, b])`."""
+        from clipkit.features.arguments import is_features
+
+        for place, parameter in enumerate(self.arguments.values()):
+            takes_files = parameter.name in self.inputs
+            if takes_files and is_list(get_args(parameter.annotation)[0]):
+                given = args[place:]
+                if len(given) > 1 and all(map(is_features, given)):
+                    return (*args[:place], list(given))
+        return args
+
     def _converted(self, parameter: inspect.Parameter, value: Any, has_texts: bool) -> Any:
         """Return an argument as `measure` takes it: files that are read, and lists."""
-        from clipkit.features.arguments import as_file, as_files, as_plain, is_features
+        from clipkit.features.arguments import as_file, as_files, as_plain
         from clipkit.features.model import FeatureFile
 
         name, record = parameter.name, record_of(parameter)
@@ -328,12 +346,7 @@ class Analysis:
             return convert(value, name, " ".join(kinds))
         if getattr(record, "is_file", False):  # a table may be given as such
             return value
-        hint = None
-        if is_features(value):
-            for several in self.inputs:
-                if is_list(get_args(self.parameters[several].annotation)[0]):
-                    hint = f"give several files as a list: {several}=[...]"
-        plain = as_plain(value, name, annotation, hint)
+        plain = as_plain(value, name, annotation)
         if isinstance(record, Option):
             record.check_range(name, plain)
         return plain

@@ -40,12 +40,12 @@ def _peek(count: int) -> bytes:
 
 def _is_written_by_clipkit() -> bool:
     """Whether another process of clipkit, which still works, has the pipe as its output."""
-    pipe = os.readlink(PROC / "self/fd/0")
+    pipe = (PROC / "self/fd/0").readlink()
     for output in PROC.glob("[0-9]*/fd/1"):
         process = output.parents[1]
         with contextlib.suppress(OSError):  # of another user, or it has ended
-            if os.readlink(output) == pipe and process.name != str(os.getpid()):
+            if output.readlink() == pipe and process.name != str(os.getpid()):
                 words = (process / "cmdline").read_bytes().split(b"\0")
-                if any(os.path.basename(word) == b"clipkit" for word in words[:3]):
+                if any(word.split(b"/")[-1] == b"clipkit" for word in words[:3]):
                     return True
     return False

@@ -71,9 +71,7 @@ DatasetInput = Annotated[
 ]
 
 
-TextsInput = Annotated[
-    str | None, typer.Argument(metavar=WITH_TEXTS.metavar, help=WITH_TEXTS.help)
-]
+TextsInput = Annotated[str | None, typer.Argument(metavar=WITH_TEXTS.metavar, help=WITH_TEXTS.help)]
 
 
 def _save(
