@@ -200,7 +200,8 @@ class Analysis:
     def pairing(self) -> str:
         """The input of logits, which images and texts may replace; '' if there is none."""
         kinds = [get_args(self.parameters[name].annotation)[0] for name in self.inputs]
-        if TEXTS in self.parameters or any(map(is_list, kinds)):
+        takes_texts = any(TEXTS in self.files[name].kinds for name in self.inputs)
+        if TEXTS in self.parameters or takes_texts or any(map(is_list, kinds)):
             return ""
         taking_logits = [name for name in self.inputs if "logits" in self.files[name].kinds]
         return taking_logits[0] if taking_logits else ""

@@ -134,7 +134,8 @@ def _read(name: str, *, is_verbose: bool) -> tuple[dict[str, Any], list[Row]]:
     if name in ("-", "") or is_file or path.suffix.lower() in endings.KNOWN_ENDINGS:
         with features.open_file(name) as file:
             description = overview(file)
-        return description, abridge(description) if is_verbose else summarize(description)
+        summary = abridge(description) if is_verbose else summarize(description)
+        return description, [*summary]
     from clipkit import models
 
     models.check_name(name)
