@@ -59,7 +59,7 @@ def importance(
     ] = None,
     top: Annotated[
         int | None,
-        option("N", "Print the N prompts or groups that cost most.", min=1, panel=OUTPUT_PANEL),
+        option("K", "Print the K prompts or groups that cost most.", min=1, panel=OUTPUT_PANEL),
     ] = None,
 ) -> FeatureFile | Answer:
     """Report for each prompt the accuracy that a probe loses if the prompt's cosines are permuted.
