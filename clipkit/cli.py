@@ -23,7 +23,7 @@ import typer
 
 from clipkit import analysis
 from clipkit.analysis.question import MEASURE, UNDERSTAND
-from clipkit.base import console, files, signals
+from clipkit.base import console, files, signals, unread
 from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
 from clipkit.base.options import flag
 from clipkit.base.version import __version__
@@ -98,6 +98,8 @@ class ClipkitGroup(CommandGroup):
             code = super().main(words, **extra) or 0
             console.report_stages()
             sys.stdout.flush()
+            if unread.holds_unread_file():
+                console.warn("the feature file on standard input was not read; hint: name it as -")
         except signals.Interrupted:
             raise  # `main` reports it
         except SystemExit as stop:  # Typer turns a broken pipe into exit code 1
@@ -241,7 +243,7 @@ def describe(
     `embed` and `textembed` run a model once. All other commands work on their files. The options
     `-q`, `-v` and `--debug` may also follow the command.
 
-    Example: clipkit textembed generic32 | clipkit logits img.h5 - | clipkit probe
+    Example: clipkit textembed generic32 | clipkit probe img.h5 -
     """
 
 

@@ -270,12 +270,22 @@ def test_a_seed_that_draws_nothing_is_noted(options, is_noted, logits_h5):
 
 
 def test_info_of_a_file_names_its_content_and_history(logits_h5):
-    info = {row["field"]: row["value"] for row in rows(ok("info", logits_h5).stdout)}
+    info = {row["field"]: row["value"] for row in rows(ok("info", logits_h5, "-v").stdout)}
     assert info["kind"] == "logits"
     assert info["test features"] == "120 x 12"
     commands = [field.split()[1] for field in info if re.fullmatch(r"\d \w+", field)]
     assert commands == ["embed", "textembed", "logits"]
     assert "limit 120" in info["1 embed dataset draw"]
+    assert info["digest"] == read(logits_h5).digest
+
+
+def test_info_of_a_file_has_ten_lines(img_h5, txt_h5, logits_h5, zeroshot_h5):
+    for path in (img_h5, txt_h5, logits_h5, zeroshot_h5):
+        assert len(ok("info", path).stdout.splitlines()) <= 10
+    info = {row["field"]: row["value"] for row in rows(ok("info", logits_h5).stdout)}
+    assert info["splits"] == "test 120 x 12, train 120 x 12"
+    assert info["made by"] == "embed, textembed, logits"
+    assert read(logits_h5).digest.startswith(info["digest"])
 
 
 @pytest.mark.parametrize(
@@ -404,7 +414,8 @@ def test_skipped_images_are_described_in_plain_words(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     partly("embed", tmp_path, "-m", "tiny", "-o", tmp_path / "img.h5")
-    text = ok("info", tmp_path / "img.h5").stdout
+    assert "skipped\t1 image\n" in ok("info", tmp_path / "img.h5").stdout
+    text = ok("info", tmp_path / "img.h5", "-v").stdout
     assert "skipped [(id bad.png, reason cannot read " in text
     assert "{" not in text
 

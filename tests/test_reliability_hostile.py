@@ -60,7 +60,9 @@ def test_texts_from_a_file_cannot_write_on_the_terminal(tmp_path):
         datasets={"class_names": ["\x1b]0;title\x07", "a\tb"]},
     )
     for format in ("tsv", "csv", "table"):
-        assert not {"\x1b", "\x07", "\x9b"} & set(ok("info", evil, "--format", format).stdout)
+        for words in ((), ("-v",)):
+            shown = ok("info", evil, "--format", format, *words).stdout
+            assert not {"\x1b", "\x07", "\x9b"} & set(shown)
 
 
 def test_a_progress_bar_escapes_its_description(monkeypatch):

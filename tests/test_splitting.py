@@ -460,7 +460,7 @@ def test_joined_texts_keep_the_other_texts_of_all_files_once(tmp_path):
     assert (joined.other_texts, len(joined.texts)) == (["p", "q", "r", "s"], 9)
     assert (joined.other_features == rows).all()
     write(tmp_path / "joined.h5", joined)
-    assert "other texts\t4\n" in ok("info", tmp_path / "joined.h5").stdout
+    assert "other texts\t4\n" in ok("info", "-v", tmp_path / "joined.h5").stdout
     assert concatenation.concat(files[:2]).other_texts == ["p", "q", "r"]
     assert concatenation.concat([files[1], files[1]]).other_texts is None
 
@@ -468,7 +468,7 @@ def test_joined_texts_keep_the_other_texts_of_all_files_once(tmp_path):
 def test_concat_reads_a_pipe(tmp_path):
     a, b = (write_feature_file(tmp_path / name) for name in ("a.h5", "b.h5"))
     joined = ok("concat", a, "-", "--prefix", stdin=b.read_bytes()).stdout_bytes
-    shown = ok("info", "--format", "tsv", stdin=joined).stdout
+    shown = ok("info", "-v", "--format", "tsv", stdin=joined).stdout
     assert "test features\t12 x 4" in shown
     assert "3 concat inputs\tfile 1 sha256:" in shown
     assert "only one file on standard input" in fails("concat", "-", "-", exit_code=2)

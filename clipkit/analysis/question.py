@@ -12,7 +12,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 from clipkit.analysis.layout import DEFAULT, Layout
 from clipkit.base.errors import UsageError
@@ -56,6 +56,8 @@ class Input:
         A parameter: if it is given, standard input is not read.
     is_streamed : bool
         Whether its features stay in the file and are read in blocks. Otherwise they are in memory.
+
+    If a question takes logits, they may also be given as images and, behind them, texts.
     """
 
     metavar: str
@@ -64,6 +66,14 @@ class Input:
     is_piped: bool = False
     unless: str = ""
     is_streamed: bool = False
+
+
+TEXTS = "texts"  # the parameter that follows logits
+WITH_TEXTS = Input(
+    "TEXTS",
+    "In place of logits, give images and then this feature file of texts: img.h5 texts.h5",
+    ("texts",),
+)
 
 
 class Answer(NamedTuple):
@@ -186,6 +196,57 @@ class Analysis:
                 found[name] = record
         return found
 
+    @functools.cached_property
+    def pairing(self) -> str:
+        """The input of logits, which images and texts may replace; '' if there is none."""
+        kinds = [get_args(self.parameters[name].annotation)[0] for name in self.inputs]
+        takes_texts = any(TEXTS in self.files[name].kinds for name in self.inputs)
+        if TEXTS in self.parameters or takes_texts or any(map(is_list, kinds)):
+            return ""
+        taking_logits = [name for name in self.inputs if "logits" in self.files[name].kinds]
+        return taking_logits[0] if taking_logits else ""
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, inspect.Parameter]:
+        """The parameters of the command, and in Python: those of `measure`, and the texts."""
+        if not self.pairing:
+            return self.parameters
+        leading: dict[str, inspect.Parameter] = {}
+        others: dict[str, inspect.Parameter] = {}
+        for name, parameter in self.parameters.items():
+            is_leading = name in self.inputs or parameter.default is parameter.empty
+            (leading if is_leading else others)[name] = parameter
+        annotation = Annotated[FeatureFile | None, WITH_TEXTS]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        texts = inspect.Parameter(TEXTS, kind, default=None, annotation=annotation)
+        return leading | {TEXTS: texts} | others
+
+    def kinds_of(self, name: str, *, has_texts: bool) -> tuple[str, ...]:
+        """Return the kinds of files that a parameter takes, beside texts or without any."""
+        if name not in self.files:
+            return WITH_TEXTS.kinds
+        kinds = self.files[name].kinds
+        if not has_texts or "logits" not in kinds:
+            return kinds
+        return tuple(dict.fromkeys((*kinds, "images")))
+
+    def pair(self, name: str, file: FeatureFile, texts: FeatureFile | None) -> FeatureFile:
+        """Return a file as `measure` takes it: images beside texts become their logits."""
+        record = self.files[name]
+        if texts is None or "logits" not in record.kinds:
+            return file
+        if name == self.pairing and file.kind != "images":
+            message = f"{file.display_name}: expected images before {texts.display_name}"
+            hint = "leave the texts out" if file.kind == "logits" else None
+            raise UsageError(f"{message}, got {file.kind}", hint)
+        if file.kind != "images":
+            return file
+        from clipkit.features.similarity import pair
+
+        logits = pair(file, texts)
+        is_streamed = isinstance(record, Input) and record.is_streamed
+        return logits if is_streamed else logits.in_memory()
+
     def explain(self, result: FeatureFile) -> str:
         """Return what the columns of a result are."""
         return self.explanation if isinstance(self.explanation, str) else self.explanation(result)
@@ -216,7 +277,7 @@ class Analysis:
         def answer(**values: Any) -> Answer:
             return self.ask(values)
 
-        parameters = list(self.parameters.values())
+        parameters = list(self.arguments.values())
         answer.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         answer = expand_groups(answer)
         signature = inspect.signature(answer)
@@ -224,17 +285,24 @@ class Analysis:
         @functools.wraps(self.measure)
         def ask(*args: Any, **kwargs: Any) -> Any:
             try:
-                bound = signature.bind(*args, **kwargs)
+                bound = signature.bind(*self._gathered(args), **kwargs)
             except TypeError as error:
                 known = ", ".join(signature.parameters)
                 raise UsageError(f"{self.name}: {error}", f"it takes {known}") from None
             asks_for_rows = False
+            has_texts = bound.arguments.get(TEXTS) is not None and bool(self.pairing)
             for name, value in bound.arguments.items():
                 parameter = signature.parameters[name]
-                bound.arguments[name] = self._converted(parameter, value)
+                bound.arguments[name] = self._converted(parameter, value, has_texts)
                 if getattr(record_of(parameter), "panel", "") == OUTPUT_PANEL:
                     asks_for_rows |= value != parameter.default
             bound.apply_defaults()
+            if self.pairing:
+                texts = bound.arguments.pop(TEXTS)
+                for name in self.files:
+                    value = bound.arguments[name]
+                    if hasattr(value, "kind"):
+                        bound.arguments[name] = self.pair(name, value, texts)
             result, rows, _, lines = answer(**bound.arguments)
             if lines is not None:
                 return list(lines)
@@ -248,9 +316,21 @@ class Analysis:
         ask.__doc__ = self._documentation(signature)
         return ask
 
-    def _converted(self, parameter: inspect.Parameter, value: Any) -> Any:
+    def _gathered(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return arguments with the files of a list as a list: `align(a, b)` is `align([a, b])`."""
+        from clipkit.features.arguments import is_features
+
+        for place, parameter in enumerate(self.arguments.values()):
+            takes_files = parameter.name in self.inputs
+            if takes_files and is_list(get_args(parameter.annotation)[0]):
+                given = args[place:]
+                if len(given) > 1 and all(map(is_features, given)):
+                    return (*args[:place], list(given))
+        return args
+
+    def _converted(self, parameter: inspect.Parameter, value: Any, has_texts: bool) -> Any:
         """Return an argument as `measure` takes it: files that are read, and lists."""
-        from clipkit.features.arguments import as_file, as_files, as_plain, is_features
+        from clipkit.features.arguments import as_file, as_files, as_plain
         from clipkit.features.model import FeatureFile
 
         name, record = parameter.name, record_of(parameter)
@@ -260,18 +340,14 @@ class Analysis:
         takes_list = is_list(annotation)
         if value is None and takes_list and parameter.default is not parameter.empty:
             return parameter.default
-        is_file = name in self.files or (record.kinds and isinstance(value, FeatureFile))
-        if is_file:
+        is_file = name in (*self.files, TEXTS)
+        if is_file or (record.kinds and isinstance(value, FeatureFile)):
+            kinds = self.kinds_of(name, has_texts=has_texts) if is_file else record.kinds
             convert: Callable[..., Any] = as_files if takes_list else as_file
-            return convert(value, name, " ".join(record.kinds))
+            return convert(value, name, " ".join(kinds))
         if getattr(record, "is_file", False):  # a table may be given as such
             return value
-        hint = None
-        if is_features(value):
-            for several in self.inputs:
-                if is_list(get_args(self.parameters[several].annotation)[0]):
-                    hint = f"give several files as a list: {several}=[...]"
-        plain = as_plain(value, name, annotation, hint)
+        plain = as_plain(value, name, annotation)
         if isinstance(record, Option):
             record.check_range(name, plain)
         return plain
@@ -283,7 +359,7 @@ class Analysis:
         parameters = []
         for name, parameter in signature.parameters.items():
             kind, *_ = get_args(parameter.annotation) or (Any,)
-            if name in self.files:
+            if name in (*self.files, TEXTS):
                 kind = type_of_files(parameter, FeatureFile)
             parameters.append(parameter.replace(annotation=kind))
         return inspect.Signature(parameters, return_annotation=FeatureFile)

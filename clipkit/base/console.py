@@ -49,6 +49,11 @@ def set_verbose(verbose: bool) -> None:
     _seconds.clear()
 
 
+def is_verbose() -> bool:
+    """Whether details are shown."""
+    return _verbose
+
+
 def escaped(text: str) -> str:
     r"""Escape control characters: a file name must not break the line or steer the terminal.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class BlockMatrix:
         Each call starts anew and yields blocks (B, D) in row order. The blocks of a file end with
         an error if the digest does not match.
     sha256 : str or None
-        Digest of the bytes, if a file states it.
+        Digest of the bytes, if a file states it, or once `as_stored` has read them.
     """
 
     shape: tuple[int, int]
@@ -110,6 +111,44 @@ class BlockMatrix:
                 start += len(block)
 
         return BlockMatrix((len(rows), self.shape[1]), iter_blocks)
+
+
+def as_stored(matrix: BlockMatrix) -> BlockMatrix:
+    """Return the same matrix (N, D) in the blocks of a file, for what a file of it would give.
+
+    Its digest is known once all blocks were read, so that a computed matrix is not computed again.
+    """
+    step = block_rows(matrix.shape[1])
+
+    def iter_blocks() -> Iterator[Float32]:
+        sha, rows = hashlib.sha256(), 0
+        for block in _blocks_of(matrix.iter_blocks(), step):
+            sha.update(block.data)
+            rows += len(block)
+            if rows == len(matrix):
+                object.__setattr__(stored, "sha256", sha.hexdigest())
+            yield block
+
+    stored = BlockMatrix(matrix.shape, iter_blocks)
+    return stored
+
+
+def _blocks_of(blocks: Iterable[Float32], step: int) -> Iterator[Float32]:
+    """Yield the same rows in blocks of `step` rows; the last one may have fewer."""
+    pending: list[Float32] = []
+    count = 0
+    for block in blocks:
+        pending.append(block)
+        count += len(block)
+        if count < step:
+            continue
+        joined = np.concatenate(pending) if len(pending) > 1 else block
+        end = count - count % step
+        for start in range(0, end, step):
+            yield joined[start : start + step]
+        pending, count = [joined[end:]], count - end
+    if count:
+        yield np.concatenate(pending)
 
 
 def row_blocks(X: Floats | BlockMatrix, size: int = SMALL) -> Iterable[Floats]:

@@ -19,7 +19,9 @@ from clipkit.base.errors import UsageError, check_positive
 T = TypeVar("T")
 
 # Panels of the help. Typer shows the other options in one of its own
+DATA_PANEL = "Data set"
 MODEL_PANEL = "Model"
+LAYERS_PANEL = "Hidden states of layers"
 GENERATIVE_PANEL = "Generative models"
 ROWS_PANEL = "Rows and labels"
 CONTROLS_PANEL = "Controls"
@@ -217,6 +219,7 @@ PathColumn = Annotated[
         "NAME",
         "Column of a manifest that names the image files (default: path).",
         member="dataset.columns.path",
+        panel=DATA_PANEL,
     ),
 ]
 LabelColumn = Annotated[
@@ -225,6 +228,7 @@ LabelColumn = Annotated[
         "NAME",
         "Column of a manifest with the labels (default: label, if present).",
         member="dataset.columns.label",
+        panel=DATA_PANEL,
     ),
 ]
 SplitColumn = Annotated[
@@ -233,6 +237,7 @@ SplitColumn = Annotated[
         "NAME",
         "Column of a manifest with the splits (default: split, if present).",
         member="dataset.columns.split",
+        panel=DATA_PANEL,
     ),
 ]
 EvalSplit = Annotated[str, split_option("Split to score.")]

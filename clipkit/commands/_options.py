@@ -15,7 +15,6 @@ import typer
 from clipkit import models
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import (
-    MODEL_PANEL,
     OUTPUT_PANEL,
     SEED_FIELD,
     Option,
@@ -251,7 +250,6 @@ Model = Annotated[
         member="model.name",
         envvar="CLIPKIT_MODEL",
         completes="models",
-        panel=MODEL_PANEL,
     ),
 ]
 Device = Annotated[
@@ -261,7 +259,6 @@ Device = Annotated[
         "Device to run the model on: auto, cpu, cuda, cuda:N or mps.",
         completes=("auto", "cpu", "cuda", "mps"),
         check=lambda _, name: models.check_device(name),
-        panel=MODEL_PANEL,
     ),
 ]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from clipkit.analysis.question import Analysis, Answer, Input, record_of, type_of_files
+from clipkit.analysis.question import TEXTS, Analysis, Answer, Input, record_of, type_of_files
 from clipkit.base.options import SEED_FIELD, Option, parse_seeds
 from clipkit.commands._options import Report, name_by_seed
 
@@ -26,7 +26,7 @@ def command_of(analysis: Analysis) -> Callable[..., None]:
         _ask(analysis, report, values)
 
     report = inspect.Parameter("report", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Report)
-    parameters = [_as_words(analysis, parameter) for parameter in analysis.parameters.values()]
+    parameters = [_as_words(analysis, parameter) for parameter in analysis.arguments.values()]
     command.__signature__ = inspect.Signature([report, *parameters])  # type: ignore[attr-defined]
     command.__doc__ = analysis.measure.__doc__
     command.analysis = analysis  # type: ignore[attr-defined]
@@ -65,7 +65,7 @@ def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
     seeds = _seeds_of(values)
     report.check_output(*_names_of_inputs(analysis, values), seeds=seeds)
     if analysis.check is not None:
-        analysis.check(report=report, **values)
+        analysis.check(report=report, **{name: values[name] for name in analysis.parameters})
     answers = _answers(analysis, values, seeds)
     if len(seeds) > 1:
         report.show_seeds(seeds, (answer.result for answer in answers if answer.result))
@@ -83,9 +83,10 @@ def _seeds_of(values: Mapping[str, Any]) -> Sequence[int | str]:
 def _names_of_inputs(analysis: Analysis, values: Mapping[str, Any]) -> list[str]:
     """Return the names of all files that a command line reads."""
     names: list[str] = []
-    for name, parameter in analysis.parameters.items():
+    for name, parameter in analysis.arguments.items():
         record = record_of(parameter)
-        is_read = name in analysis.files or getattr(record, "is_file", False)
+        is_feature_file = isinstance(record, Input) or name in analysis.files
+        is_read = is_feature_file or getattr(record, "is_file", False)
         value = values.get(name)
         if not is_read or value is None:
             continue
@@ -98,12 +99,13 @@ def _answers(
 ) -> Iterator[Answer]:
     """Yield the answer with each seed; files are read once if all seeds share them."""
     first = next(iter(analysis.files))
-    at_seed = functools.partial(name_by_seed, str(values[first]))
+    names = f"{values[first]}\n{values.get(TEXTS)}"
+    at_seed = functools.partial(name_by_seed, names)
     for _, group in itertools.groupby(seeds, at_seed):
         sharing = list(group)
         with _opened(analysis, values, sharing) as files:
             for seed in sharing:
-                given = {**values, **files}
+                given = {name: values[name] for name in analysis.parameters} | files
                 if isinstance(values.get("seed"), list):
                     given["seed"] = seed
                 yield analysis.ask(given)
@@ -119,6 +121,17 @@ def _opened(
 
     files: dict[str, FeatureFile | list[FeatureFile] | None] = {}
     with contextlib.ExitStack() as opened:
+
+        def open_one(name: str, path: str) -> FeatureFile:
+            source = features.open_file(
+                name_by_seed(path, seeds[0]),
+                kinds=analysis.kinds_of(name, has_texts=has_texts),
+                swapped=_partner(analysis, values, name),
+            )
+            return opened.enter_context(source)
+
+        has_texts = bool(analysis.pairing) and values[TEXTS] is not None
+        texts = open_one(TEXTS, values[TEXTS]).in_memory() if has_texts else None
         for name, record in analysis.files.items():
             value = values[name]
             if value is None:
@@ -126,11 +139,7 @@ def _opened(
             elif isinstance(value, list):
                 files[name] = features.read_all(value, kinds=record.kinds)
             else:
-                path = name_by_seed(value, seeds[0])
-                source = features.open_file(
-                    path, kinds=record.kinds, swapped=_partner(analysis, values, name)
-                )
-                file = opened.enter_context(source)
+                file = analysis.pair(name, open_one(name, value), texts)
                 is_streamed = isinstance(record, Input) and record.is_streamed
                 if not is_streamed:
                     file = file.in_memory()
@@ -144,6 +153,10 @@ def _partner(
     analysis: Analysis, values: Mapping[str, Any], name: str
 ) -> tuple[str, Sequence[str]] | None:
     """Return another input and its kinds, with which an input may have been swapped."""
+    if analysis.pairing and name == TEXTS:
+        return values[analysis.pairing], ("images",)
+    if name == analysis.pairing and values[TEXTS] is not None:
+        return values[TEXTS], ("texts",)
     for other, record in analysis.files.items():
         value = values[other]
         if other != name and isinstance(value, str) and record.kinds:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, get_args
 
 from clipkit import features
 from clipkit.analysis import for_people
-from clipkit.analysis.question import Analysis, Answer, Input, record_of
+from clipkit.analysis.question import TEXTS, Analysis, Answer, Input, record_of
 from clipkit.base import tables
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import expand_groups, is_list, options_of
@@ -560,10 +560,32 @@ def _answers_on_the_command_line(trial: Trial) -> Iterator[str]:
             yield from _differences(expected, rows, _names_of_files(trial))
 
 
-def _paths(trial: Trial) -> dict[str, Any]:
+def _takes_images_and_texts(trial: Trial) -> Iterator[str]:
+    """Yield what differs if logits are given as images and texts."""
+    logits = trial.analysis.pairing
+    if not logits:
+        return
+    pair = {**trial.recipe, logits: "images", TEXTS: "class_texts"}
+    try:
+        expected = trial.ask(trial.samples, {**trial.recipe, logits: "logits"})
+    except ClipkitError:
+        return
+    result = trial.ask(trial.samples, pair)
+    yield from _differences(expected.rows(), result.rows(), _names_of_files(trial))
+    if result.history != expected.history:
+        yield "expected the history of a result on logits"
+    printed_rows = json.loads(printed(expected, "json"))
+    paths = _paths(trial, pair)
+    piped = Path(paths[TEXTS]).read_bytes()
+    for names, stdin in ((paths, b""), ({**paths, TEXTS: "-"}, piped)):
+        rows = _command_rows(trial, names, stdin)
+        yield from _differences(printed_rows, rows, _names_of_files(trial))
+
+
+def _paths(trial: Trial, recipe: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Write the samples, and return their paths by the parameters of the question."""
     paths: dict[str, Any] = {}
-    for parameter, names in trial.recipe.items():
+    for parameter, names in (recipe or trial.recipe).items():
         found = []
         for name in names if isinstance(names, tuple) else (names,):
             sample = getattr(trial.samples, name)
@@ -584,7 +606,7 @@ def _names_of_files(trial: Trial) -> set[str]:
 def _command_rows(trial: Trial, paths: Mapping[str, Any], piped: bytes = b"") -> list[Row]:
     """Return the rows that the command prints of files."""
     words = ["--format", "json"]
-    for name, parameter in trial.analysis.parameters.items():
+    for name, parameter in trial.analysis.arguments.items():
         if name in paths:
             if not isinstance(record_of(parameter), Input):
                 words.append(f"--{name.replace('_', '-')}")
@@ -620,4 +642,5 @@ PROMISES = (
     Promise("has an example", _has_an_example),
     Promise("answers paths", _answers_paths),
     Promise("answers on the command line", _answers_on_the_command_line),
+    Promise("takes images and texts as logits", _takes_images_and_texts),
 )

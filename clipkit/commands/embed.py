@@ -8,8 +8,8 @@ import typer
 
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
+    DATA_PANEL,
     GENERATIVE_PANEL,
-    OUTPUT_PANEL,
     RUNNING_PANEL,
     LabelColumn,
     PathColumn,
@@ -55,7 +55,6 @@ def embed(
             "FILE",
             "Output file, or - for standard output; {layer} is the number of the layer.",
             *OUTPUT,
-            panel=OUTPUT_PANEL,
         ),
     ] = "-",
     model: Model = DEFAULT_MODEL,
@@ -73,7 +72,8 @@ def embed(
         option("NAME", "Embed only this split; repeatable.", completes="splits"),
     ] = None,
     root: Annotated[
-        str | None, option("FOLDER", "Folder that holds the data set, or to download it to.")
+        str | None,
+        option("FOLDER", "Folder that holds the data set, or to download it to.", panel=DATA_PANEL),
     ] = None,
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
@@ -96,6 +96,7 @@ def embed(
             "--max-classes",
             member="dataset.draw.classes",
             min=2,
+            panel=DATA_PANEL,
         ),
     ] = None,
     split_off: Annotated[
@@ -117,7 +118,6 @@ def embed(
             "-b",
             member=None,
             min=1,
-            panel=RUNNING_PANEL,
         ),
     ] = 64,
     num_workers: Annotated[

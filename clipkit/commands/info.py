@@ -41,7 +41,8 @@ def info(
 ) -> int:
     """Describe the content and the history of a feature file, or the sizes of a model.
 
-    The command reads the whole file and checks it against its digests. With --runs, it prints the
+    The command reads the whole file and checks it against its digests. -v adds the parameters of
+    all commands that made it, and --format json what is shortened. With --runs, it prints the
     report of a result again. The rows of several results have a column for the file, and for
     model, dataset and prompts where these differ.
 
@@ -114,7 +115,7 @@ def _describe(name: str, *, is_json: bool, is_named: bool) -> list[Row]:
 
     Both have the name of the file or model if it is one of several.
     """
-    description, rows = _read(name)
+    description, rows = _read(name, is_verbose=console.is_verbose())
     if is_json:
         return [{"file": name, **description} if is_named else description]
     if is_named:
@@ -122,18 +123,19 @@ def _describe(name: str, *, is_json: bool, is_named: bool) -> list[Row]:
     return rows
 
 
-def _read(name: str) -> tuple[dict[str, Any], list[Row]]:
+def _read(name: str, *, is_verbose: bool) -> tuple[dict[str, Any], list[Row]]:
     """Return the description of a file or model, and the same as rows of field and value."""
     from clipkit import features
     from clipkit.features import endings
-    from clipkit.features.overview import abridge, flatten, overview
+    from clipkit.features.overview import abridge, flatten, overview, summarize
 
     path = Path(name)
     is_file = path.exists() and not path.is_dir()
     if name in ("-", "") or is_file or path.suffix.lower() in endings.KNOWN_ENDINGS:
         with features.open_file(name) as file:
             description = overview(file)
-        return description, [*abridge(description)]
+        summary = abridge(description) if is_verbose else summarize(description)
+        return description, [*summary]
     from clipkit import models
 
     models.check_name(name)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipkit.analysis.question import TEXTS, WITH_TEXTS
 from clipkit.base.errors import ClipkitError, InputError, UsageError, unknown
 from clipkit.base.options import OUTPUT_PANEL, option, options_of
 from clipkit.commands import _completion as completion
@@ -68,6 +69,9 @@ DatasetInput = Annotated[
         autocompletion=completion.datasets,
     ),
 ]
+
+
+TextsInput = Annotated[str | None, typer.Argument(metavar=WITH_TEXTS.metavar, help=WITH_TEXTS.help)]
 
 
 def _save(
@@ -230,6 +234,8 @@ def _arguments(picture: Picture) -> list[inspect.Parameter]:
         return [_argument("dataset", DatasetInput)]
     if picture.draws_several:
         return [_argument("file", FeatureInputs, None)]
+    if picture.pairs:
+        return [_argument("file", FeatureInput, "-"), _argument(TEXTS, TextsInput, None)]
     return [_argument("file", FeatureInput, "-")]
 
 
@@ -247,6 +253,8 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
     If it is drawn of results and gets none, name the commands that make them.
     """
     from clipkit import features
+    from clipkit.base.files import check_one_stream
+    from clipkit.features import similarity
 
     inputs: list[Any] = []
     files: list[FeatureFile] = []
@@ -256,6 +264,13 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
                 paths = values["file"] or ["-"]
                 files = features.read_all(paths, kinds=picture.kinds)
                 inputs.append(files)
+            elif picture.pairs and values[TEXTS] is not None:
+                images, texts = values["file"], values[TEXTS]
+                check_one_stream([images, texts])
+                source = features.open_file(images, kinds=["images"], swapped=(texts, ["texts"]))
+                image_file = opened.enter_context(source)
+                files = [similarity.pair(image_file, features.read(texts, kinds=["texts"]))]
+                inputs += files
             elif picture.kinds:
                 other = values.get("dataset", [None])[0]
                 source = features.open_file(

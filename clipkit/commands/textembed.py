@@ -9,7 +9,7 @@ import typer
 
 from clipkit.analysis.options import ItemTables
 from clipkit.base.errors import UsageError
-from clipkit.base.options import MODEL_PANEL, OUTPUT_PANEL, flag, option
+from clipkit.base.options import LAYERS_PANEL, OUTPUT_PANEL, flag, option
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -47,7 +47,7 @@ def textembed(
             "Write a hidden state of the token that the model pools: 0 is the input of the first "
             "layer, -1 the output of the last.",
             member="model.layer",
-            panel=MODEL_PANEL,
+            panel=LAYERS_PANEL,
         ),
     ] = None,
     classes: Annotated[

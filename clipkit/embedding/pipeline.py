@@ -90,7 +90,7 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
     replicas : int, optional
         Copies of the model on Ray; by default one per GPU, or one per machine.
     """
-    options = options or RunOptions(**settings)
+    options = options or RunOptions.from_settings(settings)
     if not restart:
         use_earlier_threads(output)  # packing a model may depend on their number
     load = functools.partial(load_encoder, model, options)

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from clipkit.base import console
 from clipkit.base.errors import shorten
 from clipkit.base.names import abridged, omit
 from clipkit.features.arguments import Features, as_file, checked
 
 LONGEST = 1000  # characters of a value
+SHOWN_DIGITS = 8  # of a digest
 
 
 @checked
@@ -65,8 +67,55 @@ def _shape(array: Any) -> list[int] | None:
     return list(array.shape)
 
 
+def summarize(description: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return at most nine rows of `field` and `value`: what a file holds, and what made it."""
+    splits = []
+    for name, split in description["splits"].items():
+        words = [name]
+        if split["features"]:
+            words.append(_size(split["features"]))
+        if split["predicted"]:
+            words.append(f"{_size(split['predicted'])} predictions")
+        if not split["labels"]:
+            words.append("without labels")
+        splits.append(" ".join(words))
+    history = description["history"]
+    skipped = sum(len(entry.list_of("skipped")) for entry in history)
+    model = str(history.model.get("name", ""))
+    if "weights" in history.model:
+        model += f", weights {_short(str(history.model['weights']))}"
+    runs = ""
+    if description["columns"]:
+        runs = f"{description['runs']}: {', '.join(description['columns'])}"
+    rows = {
+        "kind": description["kind"],
+        "digest": _short(description["digest"]),
+        "features": _size(description["features"] or []),
+        "splits": abridged(splits),
+        "classes": _counted(description["class_names"]),
+        "texts": _counted(description["texts"]),
+        "runs": runs,
+        "temperature": description["temperature"],
+        "skipped": console.count(skipped, "image") if skipped else "",
+        "model": model,
+        "data set": ", ".join(dict.fromkeys(history.dataset_names)),
+        "made by": ", ".join(entry.command for entry in history),
+    }
+    return _cut([(field, value) for field, value in rows.items() if value not in (None, "")])
+
+
+def _counted(texts: list[str] | None) -> str:
+    """Return the number of texts, and the first ones."""
+    return f"{len(texts)}: {abridged(texts)}" if texts else ""
+
+
+def _short(digest: str) -> str:
+    """Return the start of a digest, by which people recognise it."""
+    return digest[: len("sha256:") + SHOWN_DIGITS]
+
+
 def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return a description as rows of `field` and `value` for reading: the start of each list."""
+    """Return all of a description as rows of `field` and `value`: the start of each list."""
     rows = [("kind", description["kind"]), ("digest", description["digest"])]
     if description["features"]:
         rows.append(("features", _size(description["features"])))
@@ -96,10 +145,15 @@ def abridge(description: dict[str, Any]) -> list[dict[str, Any]]:
     for number, entry in enumerate(description["history"], 1):
         parameters = omit(entry, {"command"})
         rows += _history_rows(f"{number} {entry['command']}", parameters)
+    return _cut(rows)
+
+
+def _cut(rows: Sequence[tuple[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows of `field` and `value`, of which no text fills a terminal."""
     cut = []
     for field, value in rows:
         if isinstance(value, str):
-            value = shorten(value, LONGEST)  # a longer one would fill the terminal
+            value = shorten(value, LONGEST)
         cut.append({"field": shorten(field, LONGEST), "value": value})
     return cut
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, check_positive
-from clipkit.base.matrices import BlockMatrix, Float32, Floats
+from clipkit.base.matrices import BlockMatrix, Float32, Floats, as_stored
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.compatibility import (
     align_classes,
@@ -24,6 +24,7 @@ from clipkit.features.compatibility import (
 )
 from clipkit.features.history import History, history_entry
 from clipkit.features.model import FeatureFile, Split
+from clipkit.features.validation import finite_blocks, validate
 
 ONE_TOKEN_HINT = "its prompts are single tokens: use zeroshot, attributes and calibrate"
 CACHE_ROWS = 64  # that are normalised at once, small enough for a processor's cache
@@ -123,6 +124,28 @@ def compute_logits(
     entry = history_entry("logits", temperature=temperature, whiten=whiten or None, inputs=inputs)
     logits.history = History([*images.history, *texts.history, entry])
     return logits
+
+
+@checked
+def pair(images: Features, texts: Features) -> FeatureFile:
+    """Return the logits of images and prompts as they are read from what `clipkit logits` writes.
+
+    Nothing is written. Small logits are computed once and kept. Larger ones are computed whenever
+    their blocks are read. Parameters and errors are those of `compute_logits`.
+    """
+    images, texts = as_file(images, "images"), as_file(texts, "texts")
+    logits = compute_logits(images, texts)
+    logits.display_name = f"{images.display_name} and {texts.display_name}"
+    validate(logits)
+    for name, split in logits.splits.items():
+        where = f"{logits.display_name}: {name}/features"
+        split.features = as_stored(_finite(split.features, where)).read_if_small()
+    return logits
+
+
+def _finite(matrix: BlockMatrix, name: str) -> BlockMatrix:
+    """Return the same matrix, of which no block is read that holds NaN or Inf."""
+    return BlockMatrix(matrix.shape, lambda: finite_blocks(matrix.iter_blocks(), name))
 
 
 def whitened(texts: FeatureFile) -> FeatureFile:

@@ -283,7 +283,7 @@ def load(
         is absent, or an embedding depends on its batch. Two images or prompts are encoded, so that
         this shows before the work.
     """
-    options = options or RunOptions(**settings)
+    options = options or RunOptions.from_settings(settings)
     options.check()
     move_compiler_folder()
     if own_encoder.is_own(name):

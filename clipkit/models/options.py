@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from clipkit.base.errors import UsageError
+from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import GENERATIVE_PANEL
 from clipkit.features import model_settings
 
@@ -86,6 +86,15 @@ class RunOptions:
     batch_size: int = 64
     num_workers: int | None = None
     non_blocking: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> RunOptions:
+        """Return options that are given by name; refuse a name that is none."""
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise unknown("argument", name, known)
+        return cls(**settings)
 
     def changes(self) -> dict[str, Any]:
         """Return the settings that a history records as they are given, if they are."""

@@ -10,7 +10,7 @@ from clipkit.base.errors import UsageError
 from clipkit.base.options import option, split_option
 from clipkit.features.hdf5 import check_kind
 from clipkit.features.model import FeatureFile
-from clipkit.features.similarity import refuse_dot_product
+from clipkit.features.similarity import pair, refuse_dot_product
 from clipkit.plots.style import Drawn
 
 WITH_SIMILARITIES = ("logits", "texts")  # kinds of files
@@ -66,6 +66,11 @@ class Picture:
     draws_dot_products: bool = False
     is_reported: Callable[[FeatureFile], bool] = never
 
+    @property
+    def pairs(self) -> bool:
+        """Whether images and texts may stand for the logits that it draws."""
+        return self.kinds == ("logits",) and not self.draws_several and not self.needs_images
+
     def check(self, file: FeatureFile) -> None:
         """Refuse dot products if the picture calls them cosines."""
         if file.kind in WITH_SIMILARITIES and not self.draws_dot_products:
@@ -74,6 +79,8 @@ class Picture:
     def inputs(self, files: Sequence[FeatureFile], dataset: str | list[str] | None) -> list[Any]:
         """Return what `draw` takes before its options; refuse other files, or no data set."""
         takes_one = bool(self.kinds) and not self.draws_several
+        if self.pairs and [file.kind for file in files] == ["images", "texts"]:
+            files = [pair(*files)]
         if takes_one and len(files) != 1:
             raise UsageError(f"the picture {self.name} draws one file, got {len(files)}")
         for file in files:

@@ -73,14 +73,13 @@ def attributes(
             panel=CONTROLS_PANEL,
         ),
     ] = 5,
-    regularization: Annotated[
+    C: Annotated[
         float,
         option(
             "C",
             "Inverse strength of the probe's regularisation.",
             "--regularization",
             "-C",
-            member="C",
         ),
     ] = 1.0,
     fit_split: FitSplit = "train",
@@ -107,7 +106,7 @@ def attributes(
         controls=control,
         metric=metric,
         random=random,
-        C=regularization,
+        C=C,
         fit_split=fit_split,
         eval_split=eval_split,
         common=common,

@@ -46,7 +46,7 @@ def calibrate(
     nats. `ece` is the expected calibration error. `ece_null` and `ece_null95` are its mean and 95 %
     quantile for a calibrated model with the same confidences.
 
-    Example: clipkit calibrate class-logits.h5 -t 1,model
+    Example: clipkit calibrate img.h5 classes.h5 -t 1,model
     """
     from clipkit.analysis.calibrate import calibration
 

@@ -31,7 +31,7 @@ def cluster(
     standard deviations `ari_sd` and `ami_sd`. `purity_chance` and `nmi_chance` are what permuted
     labels give. The verdict holds `ari` against 150 permutations.
 
-    Example: clipkit cluster img.h5
+    Example: clipkit cluster img.h5; clipkit cluster img.h5 txt.h5
     """
     from clipkit.analysis.relabeling import label_by_attribute
 

@@ -63,7 +63,7 @@ def describe(
     it is empty for clusters, which are made from the images. It is at most 0.05 above `t_null95`,
     and at least `p_min`. The verdict asks for 0.025, and for a t that differs from the control's.
 
-    Example: clipkit describe logits.h5 --result zeroshot.h5
+    Example: clipkit describe img.h5 txt.h5 --result zeroshot.h5
     """
     from clipkit.analysis.describe import description
 

@@ -55,7 +55,7 @@ def entropy(
     uses the file's temperature. With --link sigmoid, for SigLIP, the entropy is the mean of the
     prompts' binary entropies, at most ln 2. A saved result holds the means, also with --per-image.
 
-    Example: clipkit entropy logits.h5 -t 1,0.5,0.07,0.03
+    Example: clipkit entropy img.h5 txt.h5 -t 1,0.5,0.07,0.03
     """
     from clipkit.features.matching import choose_splits
     from clipkit.features.model import FeatureFile

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from clipkit.analysis.options import FirstSplit
-from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
+from clipkit.analysis.question import UNDERSTAND, Analysis, Answer, FeatureFile, Input
 from clipkit.base.errors import UsageError
-from clipkit.base.options import MAX_SEED, option
+from clipkit.base.options import MAX_SEED, OUTPUT_PANEL, option
 from clipkit.features.columns import (
     ACC1,
     CLASS,
@@ -61,7 +61,11 @@ def importance(
     seed: Annotated[
         int | None, option("N", "Random seed (default: 42).", min=0, max=MAX_SEED)
     ] = None,
-) -> FeatureFile:
+    top: Annotated[
+        int | None,
+        option("K", "Print the K prompts or groups that cost most.", min=1, panel=OUTPUT_PANEL),
+    ] = None,
+) -> FeatureFile | Answer:
     """Report for each prompt the accuracy that a probe loses if the prompt's cosines are permuted.
 
     Prompts are sorted by decreasing cost. If similar prompts can replace each other, each of them
@@ -71,12 +75,13 @@ def importance(
     """
     from clipkit.analysis.importance import costs
 
-    _check(logits=logits, weights=weights, split=split, repeat=repeat, groups=groups, seed=seed)
+    options = {"split": split, "repeat": repeat, "groups": groups, "seed": seed, "top": top}
+    _check(logits=logits, weights=weights, **options)
     if weights is not None:
         return costs.largest_weights(probe, weights)
     if logits is None:
         raise UsageError("expected LOGITS or --weights, got none")
-    return costs.prompt_importance(
+    result = costs.prompt_importance(
         probe,
         logits,
         split=split,
@@ -84,15 +89,16 @@ def importance(
         seed=costs.SEED if seed is None else seed,
         groups=groups,
     )
+    return result if top is None else Answer(result, result.rows()[:top])
 
 
 def _check(*, logits: Any, weights: int | None, **values: Any) -> None:
     """Refuse what has no effect on weights."""
-    names = ("split", "repeat", "groups", "seed")
+    names = ("split", "repeat", "groups", "seed", "top")
     has_others = any(values[name] is not None for name in names)
     if weights is not None and (has_others or logits is not None):
         raise UsageError(
-            "expected --weights without LOGITS, --split, --repeat, --groups and --seed"
+            "expected --weights without LOGITS, --split, --repeat, --groups, --seed and --top"
         )
 
 

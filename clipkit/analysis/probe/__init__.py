@@ -81,7 +81,7 @@ COMPARING_DIRECTIONS = ", ".join(
 def probe(
     file: LabelledFile,
     classifier: Annotated[str, choice(CLASSIFIERS, "Classifier to fit.")] = DEFAULT,
-    regularization: Annotated[
+    C: Annotated[
         list[str],
         option(
             "C[,C...]",
@@ -89,7 +89,6 @@ def probe(
             "searches.",
             "--regularization",
             "-C",
-            member="C",
             has_commas=True,
         ),
     ] = ["1"],
@@ -166,7 +165,7 @@ def probe(
     again and scored on the evaluation split. If that has no labels, a single run gives a row per
     image: the prediction, its score and the runner-up.
 
-    Example: clipkit probe logits.h5 -t 1,0.5,0.07,0.03 -o probe.h5
+    Example: clipkit probe img.h5 txt.h5 -t 1,0.5,0.07,0.03 -o probe.h5
     """
     from clipkit.analysis.probe import evaluation
     from clipkit.analysis.relabeling import label_by_attribute
@@ -188,7 +187,7 @@ def probe(
         source,
         spec,
         parse_temperatures(temperature, source.logit_scale),
-        _parse_regularization(regularization),
+        _parse_regularization(C),
         fit,
         scored,
         validated,
@@ -210,7 +209,7 @@ def _check(report: Any, **values: Any) -> None:
         raise UsageError("expected -o FILE for --keep, got none", "name the probe: -o probe.h5")
     counts = parse_counts(values["shots"], "shots")
     _check_draws(counts, values["repeat"], seeds)
-    _parse_regularization(values["regularization"])
+    _parse_regularization(values["C"])
     classifier = values["classifier"]
     draws_rows = any((values["val"], counts, SEED_FIELD in values["file"]))
     if values["seed"] != ["42"] and classifier not in names_taking("seed") and not draws_rows:

@@ -73,7 +73,7 @@ def threshold(
     further row for one prompt. `tpr` and `fpr` are of the scored split. With --unknown, the rows
     are of thresholds that keep 95 % of the known images.
 
-    Example: clipkit threshold class-logits.h5 --fpr 0.01,0.05
+    Example: clipkit threshold img.h5 classes.h5 --fpr 0.01,0.05
     """
     from clipkit.analysis.threshold import thresholds
     from clipkit.features.hdf5 import check_kind

@@ -53,7 +53,7 @@ def zeroshot(
     labels give a row per image: the prediction, its cosine and the runner-up. With --threshold,
     images without a similar prompt get the class 'none of these'.
 
-    Example: clipkit logits img.h5 classes.h5 | clipkit zeroshot
+    Example: clipkit zeroshot img.h5 classes.h5
     """
     from clipkit.analysis import relabeling, row_clusters
     from clipkit.analysis.threshold import thresholds

@@ -43,8 +43,7 @@ def evaluate(logits: Features, splits: Several[str] | None = None) -> FeatureFil
     logits, splits = as_file(logits, "logits"), as_list(splits, "splits", str)
     logits, names = choose_splits(logits, splits)
     check_prompts(logits)
-    history = logits.extended_history("zeroshot", splits=names, inputs={"logits": logits.digest})
-    result = FeatureFile("result", history, class_names=logits.class_names)
+    result = FeatureFile("result", class_names=logits.class_names)
     result.display_name = logits.display_name
     rows = []
     for name in names:
@@ -55,6 +54,9 @@ def evaluate(logits: Features, splits: Several[str] | None = None) -> FeatureFil
         rows.append({"split": name, **accuracies, **metrics.scores(split.labels, best)})
         result.splits[name] = Split(labels=split.labels, ids=split.ids, predicted=best[None, :, 0])
     result.set_rows(rows)
+    # the digest of logits that are computed is known once they were read
+    inputs = {"logits": logits.digest}
+    result.history = logits.extended_history("zeroshot", splits=names, inputs=inputs)
     return result
 
 
