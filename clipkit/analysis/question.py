@@ -35,6 +35,18 @@ else:  # as annotations: numpy is loaded when a question is asked
 
 Row = Mapping[str, Any]
 MEASURE, UNDERSTAND = "Measure", "Understand"  # panels of the help
+BETTER, RIGHT, MISTAKES, KNOWN = "better", "right", "mistakes", "known"
+CAPTIONS, PROBABILITIES, CHANGES, MADE = "captions", "probabilities", "changes", "made"
+SECTIONS = {  # of a page, in their order: the question that each answers
+    BETTER: "Which model is better?",
+    RIGHT: "How often is it right?",
+    MISTAKES: "What does it confuse?",
+    KNOWN: "What does it know?",
+    CAPTIONS: "Do captions and images find each other?",
+    PROBABILITIES: "Are its probabilities right?",
+    CHANGES: "What changes with temperature, shots, prompts and layers?",
+    MADE: "How was this made?",
+}
 IN_PYTHON = "In Python, a feature file may be a path or an array, and one value stand for a list."
 RETURNED = "A result; if rows are asked for, as by per_image, a list of these."
 INDENT = "    "
@@ -143,8 +155,10 @@ class Analysis:
         What a result found, in sentences; by default, its claims.
     needs : str
         The columns that `claims` and `findings` read; another program's results may lack them.
+    section : str
+        The section of a page that shows a result: a key of `SECTIONS`.
     topic : str
-        What a page calls the findings in its summary; without it, they are not there.
+        What a page calls the findings in its section; without it, they are not there.
     explanation : str, or callable FeatureFile -> str
         What the columns are, in Markdown, above a table of a page.
     also : tuple of Analysis
@@ -165,6 +179,7 @@ class Analysis:
     claims: Callable[[FeatureFile], Sequence[Claim]] = _no_claims
     findings: Callable[[FeatureFile], list[str]] = _say_claims
     needs: str = ""
+    section: str = KNOWN
     topic: str = ""
     explanation: str | Callable[[FeatureFile], str] = ""
     also: tuple[Analysis, ...] = ()

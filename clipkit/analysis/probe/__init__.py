@@ -21,7 +21,7 @@ from clipkit.analysis.options import (
     Seeds,
     Table,
 )
-from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.question import RIGHT, Analysis, Answer, Claim, FeatureFile
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
@@ -321,6 +321,7 @@ ANALYSIS = Analysis(
     "What can a simple classifier read from the features?",
     probe,
     columns=COLUMNS,
+    section=RIGHT,
     layout=Layout(needed="draw", arrange=_mean_of_draws),
     claims=_claim,
     findings=_find,

@@ -6,7 +6,7 @@ import math
 from typing import Annotated, Any
 
 from clipkit.analysis.options import Cluster, Common, Seed, Table
-from clipkit.analysis.question import Analysis, FeatureFile, Input
+from clipkit.analysis.question import PROBABILITIES, Analysis, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
 from clipkit.features.columns import (
@@ -175,6 +175,7 @@ ANALYSIS = Analysis(
     "Above which cosine do an image and a prompt match?",
     threshold,
     columns=COLUMNS,
+    section=PROBABILITIES,
     check=_check,
     explanation=EXPLANATION,
 )
