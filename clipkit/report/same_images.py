@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import compress
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -220,7 +221,6 @@ class SameImages:
     def section(self) -> list[Block]:
         """Return the accuracies and their paired differences, below a heading."""
         blocks: list[Block] = [self._heading(), self._accuracies(), *self._notes()]
-        blocks += self._layers()
         single = [one for one in self.results if one.has_one_run and not one.untestable]
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
@@ -230,7 +230,11 @@ class SameImages:
                 f"{_names(several)}. Choose a run with clipkit compare --run or clipkit probe "
                 "--val."
             )
-        return blocks + self._sweeps()
+        return blocks
+
+    def changes(self) -> list[Block]:
+        """Return the accuracies by layer, and of the runs of each result with several."""
+        return self._layers() + self._sweeps()
 
     def _heading(self) -> Heading:
         """Return the heading: the data set, the split, and the numbers of images and classes."""
@@ -240,7 +244,7 @@ class SameImages:
         classes -= results.NONE in (first.file.class_names or [])  # no class of images
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
         heading += results.labels_suffix(first.file)
-        return Heading(2, escape(heading))
+        return Heading(3, escape(heading))
 
     def _notes(self) -> list[str]:
         """Return what limits the accuracies, and which runs and images are not shown."""
@@ -285,7 +289,7 @@ class SameImages:
             if len(set(map(itemgetter(*SETTING_COLUMNS), rows))) < len(rows):
                 for numbers, row in zip(groups, rows, strict=True):
                     row["run"] = f"{numbers[0]}"
-            blocks.append(Heading(3, f"{escape(scored.name)}: {count(len(scored.runs), 'run')}"))
+            blocks.append(Heading(4, f"{escape(scored.name)}: {count(len(scored.runs), 'run')}"))
             if any(len(numbers) > 1 for numbers in groups):
                 blocks.append(OF_DRAWS)
             blocks.append(_key_table(rows, [scored.name] * len(rows)))
@@ -455,36 +459,49 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
     )
 
 
-def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
+class MainResults(NamedTuple):
+    """The main result of each model on each data set, what was found, and the lowest class."""
+
+    results: list[Scored]
+    facts: list[Fact]
+    lowest: list[Fact]
+
+
+def sum_up(groups: Iterable[SameImages]) -> MainResults:
     """Sum up the main result of each model on each data set, and name the lowest class of one.
 
-    The main result is the first: one of one run if possible, and one that has a control.
+    The main result is the most accurate: of those of one run if there are any, and of those that
+    have a control.
     """
     by_source: dict[tuple[str, str], list[tuple[Scored, SameImages]]] = {}
     for group in groups:
         for scored in group.trained:
             found = provenance(scored.file)
             by_source.setdefault((found.model, found.dataset), []).append((scored, group))
-    facts: list[Fact] = []
+    main = MainResults([], [], [])
     has_control = False
     for source, candidates in by_source.items():
         has_control |= any(len(group.trained) < len(group.results) for _, group in candidates)
-        title = _title(source, [*by_source])
-        scored, group = min(candidates, key=_rank)
+        best = min(map(_rank, candidates))
+        equal = [candidate for candidate in candidates if _rank(candidate) == best]
+        scored, group = max(equal, key=_accuracy_and_settings)
         # of several runs, the most accurate
         predictions = results.predictions(scored.file, scored.split)
-        fact = _main_fact(scored, group, predictions)
-        if len(candidates) > 1:
-            chosen = f" It is the first of {len(candidates)} results here"
-            if scored is not candidates[0][0]:
-                chosen += ", since results of one run and with a control come before others"
-            fact = replace(fact, details=f"{fact.details}{chosen}.")
-        facts.append(replace(fact, name=title))
-        if len(facts) == 1 and not scored.untestable:
-            facts += summary.lowest_class(predictions, scored.name)
-    if facts and not has_control:
-        facts.append(Fact("Control", control_sentences()))
-    return facts
+        tried = sum(len(candidate.runs) for candidate, _ in equal)
+        fact = _main_fact(scored, group, predictions, tried)
+        main.facts.append(replace(fact, name=_title(source, [*by_source])))
+        main.results.append(scored)
+        if len(main.facts) == 1 and not scored.untestable:
+            main.lowest.extend(summary.lowest_class(predictions, scored.name))
+    if main.facts and not has_control:
+        main.facts.append(Fact("Control", control_sentences()))
+    return main
+
+
+def _accuracy_and_settings(candidate: tuple[Scored, SameImages]) -> tuple[float, str]:
+    """Return what decides between candidates, without their files' names."""
+    scored, _ = candidate
+    return scored.measure().value, scored.settings
 
 
 def _title(source: tuple[str, str], sources: Sequence[tuple[str, str]]) -> str:
@@ -498,8 +515,10 @@ def _title(source: tuple[str, str], sources: Sequence[tuple[str, str]]) -> str:
     return title
 
 
-def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictions) -> Fact:
-    """Compare a result with chance and with its controls."""
+def _main_fact(
+    scored: Scored, group: SameImages, predictions: results.Predictions, tried: int
+) -> Fact:
+    """Compare a result, the most accurate of `tried` runs, with chance and with its controls."""
     controls = []
     for control in group.controls_of(scored):
         if not control.untestable:
@@ -508,11 +527,12 @@ def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictio
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs on {scored.split} (optimistic)"
         means = f"{means}, the most accurate of {runs}"
+    elif tried > 1:
+        means = f"{means}, best of {tried:,} results"
     missing = ""
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
     why = escape(scored.untestable)
-    tried = len(scored.runs)
     fact = summary.found(escape(means), predictions, controls, scored.name, missing, why, tried)
     if controls and not scored.has_one_run:
         chosen = " The control's run is the most accurate of its runs, too."

@@ -24,6 +24,7 @@ from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import INTERVAL, PAIRED, SHARE, rows_needed
+from clipkit.statistics.shared_errors import SharedError
 
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
 MISCALIBRATED = "miscalibrated"
@@ -1013,3 +1014,43 @@ def description_sentences(rows: Sequence[Mapping[str, Any]], claims: Sequence[Cl
     count = len(of_groups) - len(open_at)
     text = f"{count} of {len(of_groups)} groups differ from {OTHER_IMAGES} in a prompt"
     return [f"{text}; {NOT_DECIDED}: {_list(open_at)}" if open_at else text]
+
+
+# ---- Two models, and what errors share -----------------------------------------------------------
+
+
+def unpaired_difference(
+    first: Sequence[ArrayLike], second: Sequence[ArrayLike], comparisons: int
+) -> tuple[Floats, Floats]:
+    """Return the differences (A,) of numbers with limits, and what they must exceed.
+
+    It is the half width of the interval of the difference (Newcombe 1998, method 10), widened for
+    a number of comparisons (Bonferroni).
+
+    >>> _, half = unpaired_difference(([0.9], [0.85], [0.95]), ([0.7], [0.65], [0.75]), 1)
+    >>> half.round(3).tolist()
+    [0.071]
+    """
+    from scipy.special import ndtri
+
+    value_a, low_a, high_a = (np.asarray(ends, np.float64) for ends in first)
+    value_b, low_b, high_b = (np.asarray(ends, np.float64) for ends in second)
+    below = np.hypot(value_a - low_a, high_b - value_b)
+    above = np.hypot(high_a - value_a, value_b - low_b)
+    wider = float(ndtri(1 - LEVEL / 2 / comparisons) / ndtri(1 - LEVEL / 2))
+    difference = value_a - value_b
+    return difference, wider * np.where(difference > 0, below, above)
+
+
+def shared_error_sentence(shared: SharedError) -> str:
+    """Say which change of an attribute's value the errors have in common.
+
+    >>> shared_error_sentence(SharedError("pattern", "banded", "striped", 614, 1000, 1860, 20, 20))
+    '614 of 1,000 banded images are called striped: 33 % of all errors, in 20 of 20 classes'
+    """
+    share = _format(shared.images / shared.errors, "%", 0)
+    text = f"{shared.images:,} of {shared.of:,} {shared.true} images are called {shared.predicted}"
+    text += f": {share} of all errors"
+    if shared.classes > 1:
+        text += f", in {shared.classes_with} of {shared.classes} classes"
+    return text
