@@ -250,9 +250,16 @@ def _table(table: Table) -> dict[str, Any]:
         "shared": table.shared,
         "sources": [source for source in dict.fromkeys(sources) if source],
         "class": _class(table),
+        "names_files": _names_files(table),
         "legend": _legend(bars),
         "has_bars_below": _count_columns_with_bars(table.rows) > 1,
     }
+
+
+def _names_files(table: Table) -> bool:
+    """Whether rows have their files below their names: one of its own for each, not yet named."""
+    is_own = len(set(table.sources)) == len(table.rows) > 1
+    return is_own and "file" not in table.header[0]
 
 
 def _count_columns_with_bars(rows: Sequence[Sequence[Cell]]) -> int:
@@ -354,6 +361,7 @@ class _Pictures:
             style.finish(figure, source)
         except ClipkitError:
             return None
+        figure.set_layout_engine("none")  # it is laid out: rendering need not do that again
         content, missing = style.render(figure, "svg")
         self.missing += missing
         width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())

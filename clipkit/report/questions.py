@@ -66,6 +66,7 @@ from clipkit.statistics import claims
 
 MOST_ROWS, MOST_COLUMNS = 12, 7  # of a table that stands open
 MOST_CONFUSIONS = 5
+MOST_NAMED = 4  # ways in a title
 
 
 def section_of(file: FeatureFile) -> str:
@@ -79,6 +80,11 @@ def can_draw_attributes(file: FeatureFile) -> bool:
     if results.newest_entry(file)["command"] != ATTRIBUTES.name or "null5" in file.runs:
         return False
     return set(ATTRIBUTES.needs.split()).issubset(file.runs)
+
+
+def count_decided(file: FeatureFile) -> int:
+    """Return about how many attributes something is said."""
+    return sum(claim.verdict != claims.NOT_DECIDED for claim in claims_of(file))
 
 
 class Sections:
@@ -211,7 +217,7 @@ class Sections:
             for file in self._named.values()
             if can_draw_attributes(file) and not is_untrained(file)
         ]
-        return sorted(found, key=lambda file: not file.is_dot_product)
+        return sorted(found, key=lambda file: (not file.is_dot_product, -count_decided(file)))
 
     def _say_attributes(self) -> None:
         """Say which attributes each model knows, and draw those of the first one."""
@@ -340,10 +346,15 @@ def _draw_ways(best: Sequence[Way]) -> Drawn:
         )
     control = Points(*map(list, zip(*of_controls, strict=True)))
     names = way_labels(best)
-    top = int(np.argmax(values))
-    title = f"{100 * values[top]:.1f} % by {names[top]}, the best of {len(best)} ways"
-    if len(best) == 1:
-        title = f"{100 * values[top]:.1f} % by {names[top]}"
+    several = len({way.of for way in best}) > 1
+    parts = []
+    for way, value in zip(best, values, strict=True):
+        of = way.of[-1] if len({way.of[-1] for way in best}) > 1 else " ".join(way.of[:1])
+        name = " ".join(filter(None, [of * several, way.kind]))
+        parts.append(f"{name} {100 * value:.1f} %")
+    title = "Right: " + ", ".join(parts[:MOST_NAMED])
+    if len(parts) > MOST_NAMED:
+        title += f" and {len(parts) - MOST_NAMED} more"
     figure = ways(names, accuracy, control, [way.chance for way in best], title=title)
     scored = best[0].members[0]
     return figure, results.source_label(scored.file, scored.split)

@@ -11,11 +11,12 @@ from clipkit.analysis.compare import comparison
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.cells import format_p
 from clipkit.base.markdown import escape
+from clipkit.base.names import omit
 from clipkit.features.provenance import provenance, shots
 from clipkit.report.blocks import Bar, Cell, Fact, Measurement, Number, Table
 from clipkit.report.markdown import format_measurement, format_measurements, mean_measurement
 from clipkit.report.same_images import SameImages, Scored
-from clipkit.report.steps import settings_of_any_model
+from clipkit.report.steps import run_settings, settings_of_any_model
 from clipkit.statistics import claims
 
 ZEROSHOT, OF_IMAGES, FEW_SHOTS, OF_PROMPTS = (
@@ -34,7 +35,7 @@ def kind_of(scored: Scored) -> str:
         return ZEROSHOT
     if command != "probe":
         return command
-    if shots(scored.file) is not None:
+    if shots(scored.file) is not None or results.has_several_shots(scored.file):
         return FEW_SHOTS
     return OF_PROMPTS if provenance(scored.file).prompts else OF_IMAGES
 
@@ -48,6 +49,16 @@ def describe(scored: Scored) -> str:
     if of_class is not None:
         parts.insert(2, f"{of_class} per class")
     return " · ".join(filter(None, parts))
+
+
+def settings_but_seed(scored: Scored) -> str:
+    """Return what results that differ in model and seed alone share; "" if that is not known."""
+    shared = settings_of_any_model(scored.file)
+    if not shared:
+        return ""
+    unseeded = [omit(run, ("seed", "draw")) for run in scored.runs]
+    of_runs = {repr(run_settings(scored.file, run)) for run in unseeded}
+    return f"{shared} {sorted(of_runs)}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ def _ways(group: SameImages) -> list[Way]:
         source = provenance(scored.file)
         labels = results.labels_suffix(scored.file)
         of = f"{source.dataset}{labels}", scored.split, source.model
-        settings = settings_of_any_model(scored.file) or scored.name
+        settings = settings_but_seed(scored) or scored.name
         ways.setdefault((*of, settings), []).append(scored)
     found = []
     for (dataset, split, model, *_), members in ways.items():
@@ -178,7 +189,7 @@ def pair_models(groups: Sequence[SameImages]) -> list[ModelPair]:
     for group in groups:
         alike: dict[str, dict[str, Scored]] = {}
         for scored in group.trained:
-            settings = settings_of_any_model(scored.file)
+            settings = settings_but_seed(scored)
             if settings and scored.has_one_run and not scored.untestable:
                 model = provenance(scored.file).model
                 alike.setdefault(settings, {}).setdefault(model, scored)
