@@ -69,7 +69,7 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
         title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
-    finding = claims.attributes_sentence(found)
+    finding = claims.attributes_title(found, provenance(result).model or "the model")
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, finding, results.source_label(result, split))
@@ -253,7 +253,16 @@ def draw_importance(result: FeatureFile) -> Drawn:
     costs = Points(columns["cost"], columns["low"], columns["high"])
     title = f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)"
     figure = importance(columns[noun].tolist(), costs, noun=noun, title=title)
-    return figure, results.source_label(result, str(columns["split"][0]))
+    finding = _largest_costs(columns[noun].tolist(), columns["cost"], noun)
+    return style.state(figure, finding, results.source_label(result, str(columns["split"][0])))
+
+
+def _largest_costs(names: Sequence[str], costs: Floats, noun: str) -> str:
+    """List the largest costs of permuting a prompt."""
+    parts = []
+    for place in metrics.falling_order(costs)[:3]:
+        parts.append(f"“{style.sanitize_label(names[place], 30)}” {100 * costs[place]:.1f}")
+    return f"Points lost without a {noun}: {', '.join(parts)}"
 
 
 IMPORTANCE = Picture(

@@ -275,7 +275,7 @@ def attribute_table(file: FeatureFile) -> Table:
         cells: list[Cell] = [escape(run["attribute"])]
         for name in ("zeroshot", "probe"):
             control = run["control"] if name == "probe" else math.nan
-            low, high = run[f"{name}_low"], run[f"{name}_high"]
+            low, high = (run.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
             bar = Bar(run[name], low, high, run["chance"], control)
             text = format_percent(run[name])
             cells.append(Number(text, bar) if text else "")

@@ -639,9 +639,9 @@ def softmax_sentence(statistic: str, tau: float, values: ArrayLike, K: int) -> s
     of_images = f"on average over {_count(n, 'image')}"
     if statistic == "entropy":
         share = _format(mean / math.log(K), "%", 1)
-        return f"At τ {tau:g}, entropy is {share} of its maximum {of_images}"
+        return f"At τ {tau:.4g}, entropy is {share} of its maximum {of_images}"
     share, uniform = _format(mean, "%", 1), _format(1 / K, "%", 1)
-    return f"At τ {tau:g}, the top prompt gets {share} {of_images}; 1/K is {uniform}"
+    return f"At τ {tau:.4g}, the top prompt gets {share} {of_images}; 1/K is {uniform}"
 
 
 def threshold_sentence(row: Mapping[str, Any]) -> str:
@@ -1040,6 +1040,32 @@ def unpaired_difference(
     wider = float(ndtri(1 - LEVEL / 2 / comparisons) / ndtri(1 - LEVEL / 2))
     difference = value_a - value_b
     return difference, wider * np.where(difference > 0, below, above)
+
+
+MOST_IN_TITLE = 6  # attributes of a group
+
+
+def attributes_title(claims: Sequence[Claim], model: str) -> str:
+    """Name the attributes that a model knows, those that words do not reach, and count the rest.
+
+    >>> known = Claim("colour", 0.9, 0.8, 1.0, Reference("chance", 0.5), 100, verdict=REACHED)
+    >>> others = [replace(known, subject="y", verdict=NOT_REACHED), replace(known, verdict="x")]
+    >>> attributes_title([known, *others], "tiny")
+    'tiny knows colour; words do not reach y; 1 of 3 x'
+    """
+    said = {REACHED: "{} knows {}", NOT_REACHED: "words do not reach {1}"}
+    said[SAID[REACHED]], said[SAID[NOT_REACHED]] = "{} says {}", "it does not say {1}"
+    parts = []
+    for name, members in attribute_groups(claims).items():
+        names = [claim.subject for claim in members]
+        listed = ", ".join(names[:MOST_IN_TITLE])
+        if len(names) > MOST_IN_TITLE:
+            listed += f" and {len(names) - MOST_IN_TITLE} more"
+        if name in said:
+            parts.append(said[name].format(model, listed))
+        else:
+            parts.append(f"{len(names)} of {len(claims)} {name}")
+    return "; ".join(parts)
 
 
 def shared_error_sentence(shared: SharedError) -> str:
