@@ -88,8 +88,13 @@ def axe_faults(page):
     ]
 
 
+def unfold(page):
+    page.evaluate("document.querySelectorAll('main details').forEach(one => { one.open = true; })")
+
+
 def test_a_table_is_sorted_by_a_click_and_by_a_key(report, open_page):
     page = open_page(report)
+    unfold(page)
     header = page.locator("table.sortable th", has_text="accuracy").first
     accuracy = header.evaluate("header => header.cellIndex")
     original = column(page, accuracy)
@@ -339,8 +344,9 @@ def test_a_page_of_one_result_has_pictures_with_findings_and_folds_its_details(
 ):
     ok("report", collection.parent / "results" / "img.svm.h5", "-o", tmp_path / "page.html")
     page = open_page(tmp_path / "page.html")
-    captions = page.locator("figure.picture figcaption").all_inner_texts()
+    captions = page.locator("figure.picture figcaption").all_text_contents()
     assert len(captions) == 2  # the confusion and the classes
+    assert page.locator("figure.picture:visible").count() == 1
     for image, caption in zip(page.locator("figure.picture img").all(), captions, strict=True):
         assert caption.startswith(image.get_attribute("alt"))
     number = page.locator(".summary strong").first
@@ -348,4 +354,4 @@ def test_a_page_of_one_result_has_pictures_with_findings_and_folds_its_details(
     assert float(number.evaluate("node => parseFloat(getComputedStyle(node).fontSize)")) > 40
     folded = page.locator("details:not(.toc, [open])").all_text_contents()
     assert any("The 95 % interval is" in text for text in folded)
-    assert any("digests" in text for text in folded)
+    assert any("reported by" in text for text in folded)

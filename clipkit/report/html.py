@@ -113,7 +113,7 @@ def _question(
     blocks: list[Block] = []
     for block in question.folded:
         is_same = isinstance(block, Picture) and _shows_drawing(block.path, question.drawing)
-        if not is_same:
+        if drawing is None or not is_same:
             blocks.append(block)
     folded = [*_nodes(blocks, pictures, key, page, album)]
     while folded and folded[-1]["kind"] == "heading":

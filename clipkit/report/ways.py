@@ -14,7 +14,12 @@ from clipkit.base.markdown import escape
 from clipkit.base.names import omit
 from clipkit.features.provenance import provenance, shots
 from clipkit.report.blocks import Bar, Cell, Fact, Measurement, Number, Table
-from clipkit.report.markdown import format_measurement, format_measurements, mean_measurement
+from clipkit.report.markdown import (
+    format_measurement,
+    format_measurements,
+    highest,
+    mean_measurement,
+)
 from clipkit.report.same_images import SameImages, Scored
 from clipkit.report.steps import run_settings, settings_of_any_model
 from clipkit.statistics import claims
@@ -151,7 +156,7 @@ def way_table(ways: Sequence[Way]) -> Table:
     rows: list[list[Cell]] = []
     for label, way in zip(way_labels(ways), ways, strict=True):
         value, low, high = way.measurement.value, way.measurement.low, way.measurement.high
-        control = math.nan if way.control is None else way.control.value
+        control = highest(way.controls)
         bar = Bar(value, low, high, way.chance, control)
         number = Number(format_measurement(way.measurement), bar)
         of_control = format_measurements(way.controls)
