@@ -321,7 +321,7 @@ def test_a_folder_of_a_trained_model_is_no_control(tmp_path):
 def test_a_control_of_something_else_has_a_row_of_its_own(entry, tmp_path):
     folder, control = write_results(tmp_path / "r"), write_results(tmp_path / "c", **entry)
     text = ok("report", folder, "--control", control).stdout
-    found = tables(text.partition("\n### ")[2])
+    found = tables(text.partition("\n### ")[2].partition("\n## ")[0])
     assert "untrained control (%)" not in found["img.svm.h5"]
     assert "c/img.svm.h5" in found
 

@@ -105,7 +105,7 @@ def draw_two_models(first: FeatureFile, second: FeatureFile) -> Drawn:
             points.append(Points(*(of_file[f"{name}{end}"][rows] for end in ("", "_low", "_high"))))
         if not all(np.isfinite(np.asarray(one.values)).any() for one in points):
             continue
-        difference, half = claims.unpaired_difference(*points, comparisons=2 * len(shared))
+        difference, half = claims.unpaired_difference(points[0], points[1], 2 * len(shared))
         kinds[label] = (points[0], points[1])
         decided[label] = (np.abs(difference) > half).tolist()
         for place, is_better in enumerate((difference > half, -difference > half)):

@@ -64,7 +64,8 @@ def dumbbells(
     ):
         is_decided = np.asarray(decided[kind], bool)
         values: list[Floats] = [100 * np.asarray(points.values, np.float64) for points in pair]
-        ax.hlines(y + offset, *values, color="#999999", linewidth=2.0, zorder=3)
+        first, second = values
+        ax.hlines(y + offset, first, second, color="#999999", linewidth=2.0, zorder=3)
         for color, numbers in zip(colors, values, strict=True):
             look: dict[str, Any] = {"color": color, "marker": marker, "ls": "", "ms": 7, "mew": 1.4}
             full = np.where(is_decided, numbers, np.nan)

@@ -44,8 +44,8 @@ def draw_variance(file: FeatureFile) -> Drawn:
         fact=_why_unique_exceeds(file, share, unique),
         title=title,
     )
-    of_controls = None if control is None else columns["control_share"]
-    finding = _largest_shares(attributes.tolist(), share, of_controls)
+    shares_of_control = None if control is None else columns["control_share"]
+    finding = _largest_shares(attributes.tolist(), share, shares_of_control)
     return style.state(figure, finding, results.source_label(file, str(columns["split"][0])))
 
 

@@ -344,7 +344,7 @@ def _draw_ways(best: Sequence[Way]) -> Drawn:
         of_controls.append(
             (no_number,) * 3 if control is None else (control.value, control.low, control.high)
         )
-    control = Points(*map(list, zip(*of_controls, strict=True)))
+    control_points = Points(*map(list, zip(*of_controls, strict=True)))
     names = way_labels(best)
     several = len({way.of for way in best}) > 1
     parts = []
@@ -355,6 +355,6 @@ def _draw_ways(best: Sequence[Way]) -> Drawn:
     title = "Right: " + ", ".join(parts[:MOST_NAMED])
     if len(parts) > MOST_NAMED:
         title += f" and {len(parts) - MOST_NAMED} more"
-    figure = ways(names, accuracy, control, [way.chance for way in best], title=title)
+    figure = ways(names, accuracy, control_points, [way.chance for way in best], title=title)
     scored = best[0].members[0]
     return figure, results.source_label(scored.file, scored.split)

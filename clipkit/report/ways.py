@@ -131,7 +131,7 @@ def _ways(group: SameImages) -> list[Way]:
     for (dataset, split, model, *_), members in ways.items():
         controls = []
         for scored in members:
-            run = max(range(len(scored.runs)), key=lambda n, one=scored: one.measure(n).value)
+            run = int(scored.right.mean(axis=1).argmax())
             controls += [control.measure() for control in group.controls_of(scored, run)]
         found.append(Way((dataset, split, model), members, controls))
     return found
