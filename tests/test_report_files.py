@@ -12,7 +12,7 @@ from shell import fails, ok, partly, rows
 
 from clipkit.analysis import find, results
 from clipkit.features import FeatureFile, history_entry, read, write
-from clipkit.report import as_html, collection
+from clipkit.report import as_html, of_files
 from clipkit.report.blocks import Number, Table
 
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
@@ -75,7 +75,7 @@ def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_p
 
 def summary(*files):
     """Return the facts of the summary of a page of files."""
-    facts = collection.of_files(files).facts
+    facts = of_files(files).facts
     text = "\n".join(f"{fact.name}\n{fact.text}\n{fact.details}" for fact in facts)
     return text.replace("\xa0", " ")
 
@@ -195,7 +195,7 @@ def test_a_sweep_is_one_row_with_its_range_and_has_a_table_of_what_varies(tmp_pa
     assert (found["b.h5"]["C"], found["b.h5"]["temperature"]) == ("0.1–10", "0.5–1")
     for number, name in enumerate(("C 0.1, temperature 1", "C 10, temperature 1")):
         assert found[name]["accuracy (%)"].startswith(f"{50 + 10 * number}.00 (")
-    page = collection.of_files(files)
+    page = of_files(files)
     (bar,) = [bar for bar in bars_of(page) if bar.runs]
     assert bar.runs == pytest.approx([0.5, 0.6, 0.7, 0.8])
 
@@ -349,7 +349,7 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     write(tmp_path / "img.attributes.h5", result)
     for name in ("attributes.png", "other.png"):
         Image.new("RGB", (30, 20), "white").save(tmp_path / name)
-    page = collection.of_files([tmp_path])
+    page = of_files([tmp_path])
     captions = re.findall("<figcaption>(.+)", as_html(page))
     titles = [caption.split(".")[0] for caption in captions]
     assert titles[-2:] == ["1 of 1 attribute not decided", "other"]
@@ -363,18 +363,18 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
 def test_each_data_set_has_its_main_result_which_says_of_how_many_it_is_the_first(tmp_path):
     files = [write_result(tmp_path / f"{name}.h5", 150, seed) for seed, name in enumerate("ab")]
     other = write_result(tmp_path / "c.h5", 90, dataset=DATASET | {"name": "photos"})
-    facts = collection.of_files([*files, other]).facts
+    facts = of_files([*files, other]).facts
     assert [(fact.name, fact.source) for fact in facts if fact.bar] == [
         ("Main result on cifar100", "a.h5"),
         ("Main result on photos", "c.h5"),
     ]
     assert [fact.source for fact in facts if fact.class_name] == ["a.h5"]
-    page = collection.of_files([*files, other])
+    page = of_files([*files, other])
     assert page.main_result("photos")[0] is page.results["c.h5"]
     assert page.main_result("others")[0] is page.results["a.h5"]
     assert ", best of 2 results" in facts[0].text
-    (single,) = [fact for fact in collection.of_files(files[:1]).facts if fact.bar]
+    (single,) = [fact for fact in of_files(files[:1]).facts if fact.bar]
     assert single.name == "Main result"
     assert "best of" not in single.text
-    without_errors = collection.of_files([write_result(tmp_path / "d.h5", 200)]).facts
+    without_errors = of_files([write_result(tmp_path / "d.h5", 200)]).facts
     assert not any(fact.class_name for fact in without_errors)

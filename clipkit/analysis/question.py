@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from clipkit.analysis.layout import DEFAULT, Layout
+from clipkit.analysis.sections import KNOWN
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
     OUTPUT_PANEL,
@@ -35,18 +36,6 @@ else:  # as annotations: numpy is loaded when a question is asked
 
 Row = Mapping[str, Any]
 MEASURE, UNDERSTAND = "Measure", "Understand"  # panels of the help
-BETTER, RIGHT, MISTAKES, KNOWN = "better", "right", "mistakes", "known"
-CAPTIONS, PROBABILITIES, CHANGES, MADE = "captions", "probabilities", "changes", "made"
-SECTIONS = {  # of a page, in their order: the question that each answers
-    BETTER: "Which model is better?",
-    RIGHT: "How often is it right?",
-    MISTAKES: "What does it confuse?",
-    KNOWN: "What does it know?",
-    CAPTIONS: "Do captions and images find each other?",
-    PROBABILITIES: "Are its probabilities right?",
-    CHANGES: "What changes with temperature, shots, prompts and layers?",
-    MADE: "How was this made?",
-}
 IN_PYTHON = "In Python, a feature file may be a path or an array, and one value stand for a list."
 RETURNED = "A result; if rows are asked for, as by per_image, a list of these."
 INDENT = "    "
@@ -156,7 +145,7 @@ class Analysis:
     needs : str
         The columns that `claims` and `findings` read; another program's results may lack them.
     section : str
-        The section of a page that shows a result: a key of `SECTIONS`.
+        The section of a page that shows a result: a key of `sections.SECTIONS`.
     topic : str
         What a page calls the findings in its section; without it, they are not there.
     explanation : str, or callable FeatureFile -> str

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clipkit.analysis.question import SECTIONS
 from clipkit.analysis.results import holds_classes
+from clipkit.analysis.sections import SECTIONS
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 

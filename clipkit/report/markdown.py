@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from clipkit.base.markdown import format_table
+from clipkit.base.matrices import Int64
 from clipkit.report.blocks import (
     Block,
     Drawing,
@@ -88,6 +89,11 @@ def format_difference(measurement: Measurement, figure: float) -> str:
     difference = round(FACTORS[measurement.unit] * (measurement.value - figure), decimals)
     sign = "+" if difference else ""
     return f"{difference or 0:{sign}.{decimals}f}"
+
+
+def p_name(clusters: Int64 | None) -> str:
+    """Return what the p of a paired difference is called, on images in clusters (N) or not."""
+    return "McNemar's exact p" if clusters is None else "the exact p of signs of whole clusters"
 
 
 def format_percent(fraction: float) -> str:

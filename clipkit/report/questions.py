@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from clipkit.analysis import results
 from clipkit.analysis.attributes import ANALYSIS as ATTRIBUTES
-from clipkit.analysis.question import (
+from clipkit.analysis.sections import (
     BETTER,
     CAPTIONS,
     CHANGES,
@@ -22,10 +24,14 @@ from clipkit.analysis.question import (
     SECTIONS,
 )
 from clipkit.analysis.verdicts import claims_of
+from clipkit.base import console
+from clipkit.base.console import count
+from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.views import of_command
+from clipkit.features.arguments import FilePath, Several, as_list
 from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile
+from clipkit.features.model import RESULTS, FeatureFile
 from clipkit.features.provenance import is_untrained, provenance
 from clipkit.plots import PICTURES, pictures_of, style
 from clipkit.plots.attributes import draw_attributes, draw_two_models
@@ -44,13 +50,20 @@ from clipkit.report.blocks import (
     Fact,
     Heading,
     Number,
+    Page,
     Picture,
     Question,
     Table,
 )
+from clipkit.report.collection import Files, Parts, pictures_in
+from clipkit.report.command_lines import NO_COMMANDS, Commands
+from clipkit.report.expected import compare_figures, read_table
 from clipkit.report.markdown import format_percent
-from clipkit.report.same_images import SameImages, Scored, sum_up
+from clipkit.report.same_images import SameImages, sum_up
+from clipkit.report.scored import Scored
 from clipkit.report.steps import settings_of_any_model
+from clipkit.report.summary import answer, of_others
+from clipkit.report.tables import provenance_table
 from clipkit.report.ways import (
     ModelPair,
     Way,
@@ -64,6 +77,15 @@ from clipkit.report.ways import (
 )
 from clipkit.statistics import claims
 
+IN_MEMORY = "this result"  # the name of one that was not read from a file
+ABOUT = (
+    "The history of a file says what it holds. Results on the same images are in one table. "
+    "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
+    "same images say little about their difference, so differences are paired. Chance is the "
+    "share of the most frequent class; for retrieval, what images give with the texts of others. "
+    "An untrained control belongs to the results that were made in the same way from the same "
+    "prompts. The summary and the bars have the most accurate of several controls."
+)
 MOST_ROWS, MOST_COLUMNS = 12, 7  # of a table that stands open
 MOST_CONFUSIONS = 5
 MOST_NAMED = 4  # ways in a title
@@ -358,3 +380,116 @@ def _draw_ways(best: Sequence[Way]) -> Drawn:
     figure = ways(names, accuracy, control_points, [way.chance for way in best], title=title)
     scored = best[0].members[0]
     return figure, results.source_label(scored.file, scored.split)
+
+
+def _as_paths(paths: Several[FilePath], name: str) -> list[Path]:
+    """Return the paths of files and folders, of which one may be given alone."""
+    return list(map(Path, as_list(paths, name, str)))
+
+
+def of_files(
+    paths: Several[FilePath],
+    controls: Several[FilePath] = (),
+    expected: FilePath | None = None,
+    commands: Commands = NO_COMMANDS,
+    stack: contextlib.ExitStack | None = None,
+    same_as: Mapping[str, str] | None = None,
+) -> Page:
+    """Report feature files, most of them results.
+
+    A file that is damaged or missing is left out, with the reason.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Files, or folders of `.h5` files and of pictures.
+    controls : sequence of Path
+        Folders with results of untrained models, or such results.
+    expected : str, optional
+        A table of published figures; see `expected.read_table`.
+    commands : mapping, optional
+        The options of each command, for the command lines that made the files; see `Commands`.
+    stack : ExitStack, optional
+        Keeps feature files open, so that an album can have scores and images of prompts.
+    same_as : mapping, optional
+        The published names of the `model` and the `dataset` of the results; see `expected`.
+
+    Raises
+    ------
+    ClipkitError
+        If no file can be reported, the table is malformed, or a control is a trained model's.
+    """
+    paths, controls = _as_paths(paths, "paths"), _as_paths(controls, "controls")
+    expected = None if expected is None else os.fspath(expected)
+    figures = read_table(expected) if expected else []
+    files = Files(paths, controls, stack)
+    parts = Parts(files.by_name)
+    files.leave_out(parts.left_out)
+    reported = files.reported()
+    reasons = files.reasons()
+    if not reported:
+        got = "; ".join(reasons) or f"no .h5 file in {', '.join(map(str, paths))}"
+        raise ClipkitError(f"expected files that can be reported, got none: {got}")
+    for reason in reasons:
+        console.warn(f"left out {reason}")
+    sections = Sections(files.by_name, parts.groups)
+    for source, results_of in parts.others.items():
+        section = section_of(next(iter(results_of.values())))
+        sections.add(section, parts.of_source(source, results_of))
+    if expected:
+        figure_blocks, published = compare_figures(figures, files.by_name, expected, same_as)
+        sections.say(MADE, published)
+        sections.add(MADE, figure_blocks)
+    title = escape(results.sources_label([*reported.values()]))
+    of_results = {}
+    others = []
+    for name, file in reported.items():
+        if file.kind in RESULTS:
+            of_results[name] = file
+        else:
+            others.append(file)
+    what_was_run = count(len(of_results), "result")
+    if others:
+        what_was_run += f" and {count(len(others), 'feature file')}"
+    sections.say(MADE, [Fact("What was run", f"{title}: {what_was_run}")])
+    sections.add_pictures(pictures_in(paths))
+    sections.add(MADE, parts.feature_files())
+    sections.add(MADE, [provenance_table(files.by_name.values()), ABOUT])
+    return Page(
+        title,
+        [],
+        [],
+        list(map(escape, reasons)),
+        questions=sections.questions(),
+        origins=files.origins(commands),
+        results=of_results,
+        feature_files=others if stack is not None else (),  # without a stack, they are closed
+        controls=files.controls(),
+    )
+
+
+def of_result(result: FeatureFile) -> Page:
+    """Report one result that is in memory: its tables, and what they say.
+
+    Raises
+    ------
+    ClipkitError
+        If it cannot be reported.
+    """
+    results.check_run_count(result)
+    is_read = result.display_name != FeatureFile.display_name
+    named = {Path(result.display_name).name if is_read else IN_MEMORY: result}
+    parts = Parts(named)
+    for name, reason in parts.left_out.items():
+        raise ClipkitError(f"{name}: {reason}")
+    blocks: list[Block] = []
+    for block in parts.blocks():
+        blocks.append(block.without_file() if isinstance(block, Table) else block)
+    main = sum_up(parts.groups)
+    facts = [*main.facts, *main.lowest]
+    for name, file in named.items():
+        if can_draw_attributes(file):
+            facts += answer(file, name)
+    for of_section in of_others(named).values():
+        facts += of_section
+    return Page("", [], blocks, summary=facts)

@@ -9,8 +9,8 @@ import numpy as np
 from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
-from clipkit.analysis.question import KNOWN
 from clipkit.analysis.results import Predictions, Row
+from clipkit.analysis.sections import KNOWN
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.cells import format_p
@@ -20,7 +20,7 @@ from clipkit.base.views import of_command
 from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
-from clipkit.report.tables import p_name
+from clipkit.report.markdown import p_name
 from clipkit.statistics import claims, metrics
 from clipkit.statistics.claims import CONTROL
 from clipkit.statistics.shared_errors import shared_error, words_of_names

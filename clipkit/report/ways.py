@@ -20,7 +20,7 @@ from clipkit.report.markdown import (
     highest,
     mean_measurement,
 )
-from clipkit.report.same_images import SameImages, Scored
+from clipkit.report.scored import Group, Scored
 from clipkit.report.steps import run_settings, settings_of_any_model
 from clipkit.statistics import claims
 
@@ -101,7 +101,7 @@ class Way:
         return mean_measurement(self.controls) if self.controls else None
 
 
-def best_ways(groups: Sequence[SameImages]) -> list[Way]:
+def best_ways(groups: Sequence[Group]) -> list[Way]:
     """Return the most accurate way of each kind, for each model and each set of images."""
     best: dict[tuple[str, ...], list[Way]] = {}
     for group in groups:
@@ -119,7 +119,7 @@ def _place(kind: str) -> int:
     return KINDS.index(kind) if kind in KINDS else len(KINDS)
 
 
-def _ways(group: SameImages) -> list[Way]:
+def _ways(group: Group) -> list[Way]:
     ways: dict[tuple[str, ...], list[Scored]] = {}
     for scored in group.trained:
         source = provenance(scored.file)
@@ -183,7 +183,7 @@ class ModelPair:
         return tuple(provenance(one.file).model or "?" for one in (self.first, self.second))  # type: ignore[return-value]
 
 
-def pair_models(groups: Sequence[SameImages]) -> list[ModelPair]:
+def pair_models(groups: Sequence[Group]) -> list[ModelPair]:
     """Pair the results of different models on the same images that were asked in the same way.
 
     Of several models, the most accurate is paired with each other one. The p of each is corrected

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import LogitsFile, Seed
-from clipkit.analysis.question import PROBABILITIES, Analysis, Claim, FeatureFile
+from clipkit.analysis.question import Analysis, Claim, FeatureFile
+from clipkit.analysis.sections import PROBABILITIES
 from clipkit.base.options import EvalSplit, Temperatures, option, parse_temperatures, split_option
 from clipkit.features.columns import (
     ACC1,

@@ -20,7 +20,8 @@ from clipkit.analysis.options import (
     check_controls,
     pair_controls,
 )
-from clipkit.analysis.question import CAPTIONS, Analysis, Claim, FeatureFile
+from clipkit.analysis.question import Analysis, Claim, FeatureFile
+from clipkit.analysis.sections import CAPTIONS
 from clipkit.base.errors import UsageError
 from clipkit.features.columns import (
     CLUSTERS,

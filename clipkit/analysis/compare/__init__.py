@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from clipkit.analysis.layout import Columns, Layout, Row, make_cell, number
 from clipkit.analysis.options import TABLE, Cluster, Common, SameRows, Seed
-from clipkit.analysis.question import BETTER, Analysis, Answer, Claim, FeatureFile, Input
+from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile, Input
+from clipkit.analysis.sections import BETTER
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
     OUTPUT_PANEL,

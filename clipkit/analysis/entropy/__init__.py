@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from clipkit.analysis.options import LogitsFile, Splits
-from clipkit.analysis.question import CHANGES, Analysis, Answer
+from clipkit.analysis.question import Analysis, Answer
+from clipkit.analysis.sections import CHANGES
 from clipkit.base.options import OUTPUT_PANEL, Temperatures, choice, flag, parse_temperatures
 from clipkit.features.columns import (
     ID,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from clipkit.analysis.options import LabelledFile, Rows, Splits, read_cut
-from clipkit.analysis.question import RIGHT, Analysis, Answer, Claim, FeatureFile, Input
+from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile, Input
+from clipkit.analysis.sections import RIGHT
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
 from clipkit.features.columns import (

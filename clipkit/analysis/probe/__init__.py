@@ -21,7 +21,8 @@ from clipkit.analysis.options import (
     Seeds,
     Table,
 )
-from clipkit.analysis.question import RIGHT, Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.sections import RIGHT
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (

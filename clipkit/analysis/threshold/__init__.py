@@ -6,7 +6,8 @@ import math
 from typing import Annotated, Any
 
 from clipkit.analysis.options import Cluster, Common, Seed, Table
-from clipkit.analysis.question import PROBABILITIES, Analysis, FeatureFile, Input
+from clipkit.analysis.question import Analysis, FeatureFile, Input
+from clipkit.analysis.sections import PROBABILITIES
 from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
 from clipkit.features.columns import (

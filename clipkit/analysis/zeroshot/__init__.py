@@ -13,7 +13,8 @@ from clipkit.analysis.options import (
     Table,
     read_cut,
 )
-from clipkit.analysis.question import RIGHT, Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.sections import RIGHT
 from clipkit.features.columns import (
     ACC1,
     ACC1_ANSWERED,
