@@ -1,244 +1,78 @@
-"""The contract of questions: all keep it, a broken one is found out, and a new one is known."""
-
-from __future__ import annotations
-
-import functools
-from dataclasses import replace
-from typing import Annotated
+"""The questions of a page: what errors share, ways of asking, and two models in one picture."""
 
 import numpy as np
 import pytest
-import typer.main
-from factories import saved
-from shell import app, fails, ok, rows
+from factories.results import LABELS, write_results
+from test_report_files import write_result
 
-import clipkit
-from clipkit import analysis, cli, features, report
-from clipkit.analysis.options import Cluster, LabelledFile, Seed, Splits, Table
-from clipkit.analysis.question import Analysis, FeatureFile
-from clipkit.base.errors import ClipkitError
-from clipkit.base.options import option
-from clipkit.base.views import QUESTIONS
-from clipkit.commands import _completion, contract
-from clipkit.commands.contract import PROMISES, Trial
-from clipkit.commands.samples import Samples
-from clipkit.features import columns
-from clipkit.features.columns import HIGHER, LABELS, NOTHING, SCALE, SHARE, Column
-from clipkit.features.matching import choose_splits
+from clipkit.analysis import find
+from clipkit.analysis.question import Analysis
+from clipkit.analysis.sections import BETTER, MISTAKES, RIGHT, SECTIONS
+from clipkit.features import read, write
+from clipkit.report import as_html, as_markdown, of_files
+from clipkit.statistics.shared_errors import shared_error, words_of_names
 
-# What a question does not keep yet, and why
-EXPECTED_FAILURES = {
-    ("describe", "counts copies once"): "t is in standard errors of rows; only p is of clusters",
-    ("retrieve", "counts copies once"): "an image competes with its copies, and a text with theirs",
-}
-DRAWING_PAGES = ("survives hostile names", "shows every column in every format")
+NAMES = [f"{pattern} {outline}" for pattern in ("banded", "striped", "solid") for outline in "abcd"]
 
 
-def make_page(path):
-    return report.as_html(report.of_files([path]))
+def test_each_question_has_a_section_of_the_page():
+    names = ("probe", "zeroshot", "compare", "retrieve", "calibrate", "entropy", "attributes")
+    assert all(find(name).section in SECTIONS for name in names)
+    assert find("compare").section == BETTER
+    assert Analysis("own", "What?", len).section in SECTIONS
 
 
-@pytest.fixture(scope="module")
-def trials(tmp_path_factory):
-    """The trial of each question; its promises share what it answered."""
-    return {
-        name: Trial(analysis.find(name), tmp_path_factory.mktemp(name), make_page)
-        for name in analysis.names()
-    }
+def confused(n, rng):
+    """Return the counts (12, 12) of classes whose n errors each go to a random other class."""
+    counts = 20 * np.eye(12, dtype=np.int64)
+    for true in range(12):
+        for step in rng.integers(1, 12, n):
+            counts[true, (true + step) % 12] += 1
+    return counts
 
 
-def cases():
-    """Return each question with each promise."""
-    found = []
-    for promise in PROMISES:
-        for name in analysis.names():
-            marks = [pytest.mark.long] if promise.name in DRAWING_PAGES else []
-            if (name, promise.name) in EXPECTED_FAILURES:
-                marks.append(pytest.mark.xfail(reason=EXPECTED_FAILURES[name, promise.name]))
-            case = f"{name} {promise.name}"
-            found.append(pytest.param(name, promise, id=case, marks=marks))
-    return found
+def test_errors_that_share_a_change_of_an_attribute_are_said_with_their_numbers():
+    counts = confused(2, np.random.default_rng(0))
+    for outline in range(4):
+        counts[outline, 4 + outline] += 9  # banded as striped
+    found = shared_error(counts, words_of_names(NAMES))
+    assert (found.true, found.predicted) == ("banded", "striped")
+    assert found.images == counts[:4, 4:8].sum()
+    assert (found.of, found.errors) == (counts[:4].sum(), counts.sum() - np.trace(counts))
+    assert (found.classes_with, found.classes) == (4, 4)
 
 
-@pytest.mark.whole
-@pytest.mark.parametrize(("name", "promise"), cases())
-def test_every_question_keeps_its_promises(name, promise, trials):
-    assert promise.broken(trials[name]) == []
+@pytest.mark.exhaustive
+def test_independent_errors_share_nothing_in_more_than_97_of_100_worlds():
+    values = words_of_names(NAMES)
+    said = [shared_error(confused(3, np.random.default_rng(n)), values) for n in range(300)]
+    wrong = sum(one is not None for one in said)
+    assert wrong <= 15  # 7.5 are expected of 2.5 %; 15 or more have a probability of 1 %
 
 
-def loudness(
-    file: LabelledFile,
-    split: Splits = None,
-    level: Annotated[float, option("X", "Length above which an image is loud.", min=0)] = 1.0,
-    seed: Seed = 42,
-) -> FeatureFile:
-    """Report how many images are loud, that is, longer than a level.
-
-    Example: clipkit loudness img.h5 --level 2
-    """
-    file, names = choose_splits(file, split)
-    found = []
-    for name in names:
-        lengths = np.linalg.norm(np.asarray(file.splits[name].features), axis=1)
-        loud = float(np.mean(lengths > level))
-        found.append({"split": name, "level": level, "loud": loud, "loud_control": loud / 2})
-    result = features.FeatureFile("result", file.extended_history("loudness", level=level))
-    result.set_rows(found)
-    return result
+def test_the_order_of_the_files_does_not_change_the_page(tmp_path):
+    files = [write_result(tmp_path / f"{name}.h5", n, n) for name, n in (("a", 120), ("z", 150))]
+    pages = [of_files(files), of_files(files[::-1])]
+    assert [page.facts[0].source for page in pages] == ["z.h5", "z.h5"]
+    assert "best of 2 results" in pages[0].facts[0].text
 
 
-LOUD = Column(
-    "loud",
-    SHARE,
-    LABELS,
-    title="loud images",
-    better=HIGHER,
-    has_interval=True,
-    relatives="control",
-)
-COLUMNS = (LOUD, Column("level", SCALE, NOTHING))
-LOUDNESS = Analysis("loudness", "How many images are loud?", loudness, COLUMNS)
-
-
-@pytest.fixture
-def loud(monkeypatch):
-    """Make the dummy question and its columns known, as a package and its record do."""
-    names, find = analysis.names(), analysis.find
-    monkeypatch.setattr(analysis, "names", lambda: [*names, "loudness"])
-    monkeypatch.setattr(
-        analysis, "find", lambda name: {"loudness": LOUDNESS}.get(name) or find(name)
-    )
-    monkeypatch.setattr(cli, "COMMANDS", (*cli.COMMANDS, "loudness"))
-    monkeypatch.setattr(cli, "_command", cli._command.__wrapped__)  # which remembers nothing
-    monkeypatch.setitem(QUESTIONS, "loudness", lambda: LOUDNESS)
-    for cached in (columns.records, columns.all_columns):
-        monkeypatch.setattr(columns, cached.__name__, cached.__wrapped__)
-
-
-@pytest.fixture
-def images(tmp_path):
-    return saved(tmp_path / "images.h5", Samples(tmp_path).images)
-
-
-def test_a_new_question_keeps_its_promises(loud):
-    assert contract.check(LOUDNESS, make_page) == []
-
-
-def first_image_decides(file, result):
-    result.runs["loud"][:] = abs(np.asarray(file["test"].features)[0, 0]) / 10
-
-
-def draws(file, result):
-    result.runs["loud"][:] = np.random.default_rng().random()
-
-
-def guesses_labels(file, result):
-    result.runs["loud"][:] = 0.5 if file["test"].labels is None else 0.25
-
-
-def adds_a_column(file, result):
-    result.runs["noise"] = result.runs["loud"]
-
-
-def divides(file, result):
-    result.runs["loud"] /= 1 // len(result.runs["unknown"])
-
-
-def prints_names(file, result):
-    raise ClipkitError("expected a name\nin one line")
-
-
-@pytest.mark.parametrize(
-    ("change", "broken"),
-    [
-        (first_image_decides, "ignores the order of rows: expected loud "),
-        (draws, "is the same again: expected loud "),
-        (
-            guesses_labels,
-            "leaves empty what needs labels: expected no loud without labels, got 0.5",
-        ),
-        (adds_a_column, "knows its columns: expected a Column, got none for noise"),
-        (divides, "expected an answer, got KeyError: 'unknown'"),
-        (prints_names, "expected an answer, got ClipkitError: it accepts no samples of its kinds"),
-    ],
-)
-def test_a_question_that_breaks_a_promise_is_found_out(change, broken, loud):
-    @functools.wraps(loudness)
-    def measure(file, *arguments, **options):
-        result = loudness(file, *arguments, **options)
-        change(file, result)
-        return result
-
-    found = contract.check(replace(LOUDNESS, measure=measure), make_page)
-    assert any(text.startswith(broken) for text in found), found
-
-
-def crowded(
-    file: LabelledFile, split: Splits = None, table: Table = None, cluster: Cluster = None
-) -> FeatureFile:
-    """Report the share of loud images with an interval over rows, whatever their clusters."""
-    result = loudness(file, split)
-    rows = np.array([len(file.splits[name]) for name in choose_splits(file, split)[1]])
-    result.runs["loud_low"] = result.runs["loud"] - 1 / np.sqrt(rows)
-    result.runs["loud_high"] = result.runs["loud"] + 1 / np.sqrt(rows)
-    return result
-
-
-def test_an_interval_over_dependent_rows_and_a_help_without_example_are_found_out(loud):
-    found = contract.check(replace(LOUDNESS, measure=crowded), make_page)
-    for broken in (
-        "counts copies once: expected loud_low to loud_high as wide",
-        "has an example: ",
-    ):
-        assert any(text.startswith(broken) for text in found), found
-
-
-def test_a_new_question_is_a_command_with_help_and_completion(loud, images):
-    assert "loudness" in ok("--help").stdout
-    text = " ".join(ok("loudness", "--help").stdout.split())
-    for words in (
-        "Report how many images are loud",
-        "--level",
-        "clipkit loudness img.h5 --level 2",
-    ):
-        assert words in text
-    group = typer.main.get_command(app)
-    context = typer.Context(group)
-    assert [item.value for item in group.shell_complete(context, "lou")] == ["loudness"]
-    context = typer.Context(group.get_command(context, "loudness"), info_name="loudness")
-    assert {"loud", "loud_control"} <= set(_completion.columns(context, "loud"))
-    texts = saved(images.parent / "texts.h5", Samples(images.parent).class_texts)
-    assert "expected images or logits, got texts" in fails("loudness", texts)
-
-
-def test_a_new_question_is_a_function(loud, images):
-    assert "loudness" in dir(clipkit)
-    test = features.read(images)["test"]
-    expected = (np.linalg.norm(test.features, axis=1) > 1.5).mean()
-    (row,) = clipkit.loudness(images, level=1.5, split="test").rows()
-    assert row == {"split": "test", "level": 1.5, "loud": expected, "loud_control": expected / 2}
-
-
-FORMATS = {"table": "loud images %", "markdown": "loud images %", "latex": r"loud images \%"}
-
-
-@pytest.mark.parametrize("format", [*FORMATS, "tsv", "csv", "json"])
-def test_a_new_column_is_in_every_format_with_its_unit(format, loud, images):
-    result = clipkit.loudness(images)
-    percent = f"{100 * result.runs['loud'][0]:.2f}"
-    value = percent if format in FORMATS else f"{result.runs['loud'][0]:.8g}"
-    for words in ((), ("--columns", "loud"), ("--columns", "loud images")):
-        text = ok("loudness", images, "--format", format, *words).stdout
-        assert FORMATS.get(format, "loud") in text
-        assert value in text
-
-
-def test_a_new_column_is_in_a_report_a_notebook_and_info(loud, images):
-    path = saved(images.parent / "result.h5", clipkit.loudness(images))
-    page = report.of_files([path])
-    for text in (report.as_html(page), report.as_markdown(page), features.read(path)._repr_html_()):
-        assert "loud images" in text
-        assert f"{100 * features.read(path).runs['loud'][0]:.2f}" in text
-    (first, _) = rows(ok("info", "--runs", path, "--columns", "loud,level").stdout)
-    assert first["level"] == "1"
-    assert "loud images %" in ok("info", "--runs", path, "--format", "table").stdout
+def test_two_models_that_were_asked_alike_are_compared_first(tmp_path):
+    folders = [write_results(tmp_path / name) for name in ("one", "two")]
+    other = read(folders[1] / "img.svm.h5")
+    other.history[0]["model"] |= {"name": "other", "digest": "sha256:9"}
+    predicted = np.where(np.arange(200) < 90, LABELS, (LABELS + 1) % 5)
+    other.splits["test"].predicted = predicted[None]
+    write(folders[1] / "img.svm.h5", other, force=True)
+    page = of_files([folder / "img.svm.h5" for folder in folders])
+    first, second, third, *_ = page.questions
+    assert [first.section, second.section, third.section] == [BETTER, RIGHT, MISTAKES]
+    sentence = first.facts[0].text
+    assert sentence.startswith("clip-vit-base-patch32 is above other by 30.0 points (")
+    assert first.table.rows[0][1:3] == ["75.00", "45.00"]
+    text = as_markdown(page)
+    assert text.index("## Which model is better?") < text.index("## How often is it right?")
+    html = as_html(page)
+    assert html.index("Which model is better?") < html.index("How often is it right?")
+    alone = of_files([folders[0] / "img.svm.h5"])
+    assert all(question.section != BETTER for question in alone.questions)
