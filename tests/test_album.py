@@ -314,7 +314,7 @@ def test_the_summary_its_worst_class_and_the_album_are_about_one_result(photos, 
         predicted_in_album.items()
     )
     text = as_html(page, shown)
-    summary = text[text.index('<dl class="summary">') : text.index("<section")]
+    summary = text[text.index('<dl class="summary">') : text.index('id="album"')]
     assert summary.count('src="data:image/webp') == 2
 
 
@@ -596,12 +596,13 @@ def test_a_cell_of_the_confusion_leads_to_its_images(open_page, photos, tmp_path
 
 
 @pytest.mark.parametrize(("classes", "pictures"), [(41, 0), (40, 1)])
-def test_clusters_of_more_classes_than_can_be_read_are_not_drawn(classes, pictures):
+def test_clusters_of_more_classes_than_can_be_read_are_not_drawn(classes, pictures, tmp_path):
     file = FeatureFile("result", history("cluster"), class_names=[f"c{n}" for n in range(classes)])
     ids, labels = [f"{n}.jpg" for n in range(classes)], np.arange(classes)
     file.splits["test"] = Split(labels=labels, ids=ids, predicted=labels[None])
     file.set_rows([{"split": "test", "k": classes}])
-    page = as_html(Page("Report", [], [], results={"a.h5": file}))
+    write(str(tmp_path / "a.h5"), file)
+    page = as_html(of_files([tmp_path / "a.h5"]))
     assert page.count('src="data:image/svg') == pictures
 
 

@@ -78,8 +78,8 @@ def test_a_published_figure_stands_beside_what_was_measured_with_its_interval(tm
     page = of_files([folder], expected=str(folder / "figures.tsv"))
     width = f"intervals are {100 * (high - low):.1f} points wide"
     text = f"1 of 2 comparable figures lie within the interval; {width}."
-    (fact,) = [fact for fact in page.summary if fact.name == "Published figures"]
-    assert page.blocks[1] == fact.text == text
+    (fact,) = [fact for fact in page.facts if fact.name == "Published figures"]
+    assert page.questions[-1].folded[1] == fact.text == text
 
 
 @pytest.mark.parametrize(
@@ -108,10 +108,11 @@ def test_a_table_of_which_nothing_was_measured_is_one_sentence(tmp_path):
     write_table(folder, *rows)
     page = of_files([folder], expected=str(folder / "figures.tsv"))
     text = "None of the 2 published figures of figures.tsv was measured here: "
-    assert page.blocks[0] == blocks.Heading(2, "Published figures")
-    assert page.blocks[1].startswith(text)
-    assert all(fact.name != "Published figures" for fact in page.summary)
-    assert not any(isinstance(block, blocks.Table) for block in page.blocks[:3])
+    heading, sentence, *_ = page.questions[-1].folded
+    assert heading == blocks.Heading(3, "Published figures")
+    assert sentence.startswith(text)
+    assert all(fact.name != "Published figures" for fact in page.facts)
+    assert not any(isinstance(block, blocks.Table) for block in page.questions[-1].folded[:2])
 
 
 def test_the_command_may_say_which_published_model_and_data_set_results_are_of(tmp_path):
@@ -184,7 +185,7 @@ def test_a_figure_that_different_results_fit_is_not_measured(tmp_path):
     rows = ["a\tcommand=probe\tacc1\t1\tyes\t", "b\tcommand=probe C=100\tacc1\t1\tyes\t"]
     table = write_table(folder, *rows)
     text = ok("report", folder, "--expected", table).stdout
-    found = tables(text.partition("## cifar100")[0])
+    found = tables(text.partition("### Published figures")[2])
     assert found["a"]["measured"] == "several fit: img.svm.h5"
     assert found["b"]["measured"].startswith("80.00 (")
 
@@ -320,7 +321,7 @@ def test_a_folder_of_a_trained_model_is_no_control(tmp_path):
 def test_a_control_of_something_else_has_a_row_of_its_own(entry, tmp_path):
     folder, control = write_results(tmp_path / "r"), write_results(tmp_path / "c", **entry)
     text = ok("report", folder, "--control", control).stdout
-    found = tables(text.partition("\n## ")[2])
+    found = tables(text.partition("\n### ")[2].partition("\n## ")[0])
     assert "untrained control (%)" not in found["img.svm.h5"]
     assert "c/img.svm.h5" in found
 
@@ -363,9 +364,9 @@ def test_bars_and_summary_have_the_best_of_several_controls(tmp_path):
         write(control / "img.svm.h5", result, force=True)
         folders.append(control)
     page = of_folder(folders[0], folders[1:])
-    fact = page.summary[0]
+    fact = page.facts[0]
     assert "the most accurate of 2 untrained controls (30.00" in fact.text
-    row = next(block for block in page.blocks if isinstance(block, blocks.Table)).rows[0]
+    row = page.questions[0].table.rows[0]
     (number,) = [cell for cell in row if isinstance(cell, blocks.Number)]
     assert number.bar.control == fact.bar.control == pytest.approx(0.3)
     assert "20.00 (10.00–30.00)" in row
@@ -376,7 +377,9 @@ def test_a_report_begins_with_what_was_found_and_what_ran(tmp_path):
     folder = write_results(tmp_path / "r", **draw, skipped=["1.jpg", "2.jpg"])
     control = write_results(tmp_path / "c", model={"untrained": 7, "digest": "sha256:3"}, **draw)
     text = ok("report", folder, "--control", control).stdout
-    assert text.startswith("# clip-vit-base-patch32 on cifar100\n\n- Main result: ")
+    assert text.startswith(
+        "# clip-vit-base-patch32 on cifar100\n\n## How often is it right?\n\n- Main result: "
+    )
     assert text.count("\n| what ran") == 1
     facts = {key: cells[""] for key, cells in tables(text).items() if "" in cells}
     assert f"numpy {np.__version__}" in facts.pop("reported by")

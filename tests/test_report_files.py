@@ -12,7 +12,7 @@ from shell import fails, ok, partly, rows
 
 from clipkit.analysis import find, results
 from clipkit.features import FeatureFile, history_entry, read, write
-from clipkit.report import as_html, collection
+from clipkit.report import as_html, of_files
 from clipkit.report.blocks import Number, Table
 
 HOSTILE = "<b>|x|`$*_[a](b)\x1b\n"
@@ -35,7 +35,7 @@ def test_results_on_the_same_images_stand_in_one_table_and_are_compared_in_pairs
     a, b = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 120, seed=1)
     other = write_result(tmp_path / "c.h5", 90, dataset=DATASET | {"name": "x", "splits": {}})
     text = ok("report", a, b, other).stdout
-    assert re.findall("^## (.*), test: 200 images, 5 classes$", text, re.M) == ["cifar100", "x"]
+    assert re.findall("^### (.*), test: 200 images, 5 classes$", text, re.M) == ["cifar100", "x"]
     (compared,) = rows(ok("compare", a, b).stdout)
     difference = -100 * float(compared["difference"])
     row = text[text.index("against a.h5") :].splitlines()[2].split("|")
@@ -57,7 +57,7 @@ def test_results_on_other_images_are_never_compared(tmp_path, what):
         file.splits["test"].ids = [f"{row}.png" for row in range(200)]
     write(b, file, force=True)
     text = ok("report", a, b).stdout
-    assert text.count("## ") == 2
+    assert text.count("### cifar100") == 2
     assert "McNemar" not in text
 
 
@@ -75,7 +75,7 @@ def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_p
 
 def summary(*files):
     """Return the facts of the summary of a page of files."""
-    facts = collection.of_files(files).summary
+    facts = of_files(files).facts
     text = "\n".join(f"{fact.name}\n{fact.text}\n{fact.details}" for fact in facts)
     return text.replace("\xa0", " ")
 
@@ -172,7 +172,7 @@ def test_a_result_of_several_runs_is_shown_and_not_compared(tmp_path):
     files = [write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 99, runs=3)]
     text = ok("report", *files).stdout
     assert tables(text)["b.h5"]["runs"] == "3"
-    assert "### b.h5: 3 runs" in text
+    assert "#### b.h5: 3 runs" in text
     assert [tables(text)[f"{run}"]["accuracy (%)"][:5] for run in range(3)] == ["49.50"] * 3
     assert "several runs are not among the paired differences: b.h5" in " ".join(text.split())
     assert "McNemar" not in text
@@ -195,7 +195,7 @@ def test_a_sweep_is_one_row_with_its_range_and_has_a_table_of_what_varies(tmp_pa
     assert (found["b.h5"]["C"], found["b.h5"]["temperature"]) == ("0.1–10", "0.5–1")
     for number, name in enumerate(("C 0.1, temperature 1", "C 10, temperature 1")):
         assert found[name]["accuracy (%)"].startswith(f"{50 + 10 * number}.00 (")
-    page = collection.of_files(files)
+    page = of_files(files)
     (bar,) = [bar for bar in bars_of(page) if bar.runs]
     assert bar.runs == pytest.approx([0.5, 0.6, 0.7, 0.8])
 
@@ -223,7 +223,8 @@ def predicted_right(result, right):
 
 
 def bars_of(page):
-    shown = [block for block in page.blocks if isinstance(block, Table)]
+    folded = [block for question in page.questions for block in question.folded]
+    shown = [block for block in folded if isinstance(block, Table)]
     cells = [cell for table in shown for row in table.rows for cell in row]
     return [cell.bar for cell in cells if isinstance(cell, Number)]
 
@@ -348,33 +349,32 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     write(tmp_path / "img.attributes.h5", result)
     for name in ("attributes.png", "other.png"):
         Image.new("RGB", (30, 20), "white").save(tmp_path / name)
-    page = collection.of_files([tmp_path])
+    page = of_files([tmp_path])
     captions = re.findall("<figcaption>(.+)", as_html(page))
     titles = [caption.split(".")[0] for caption in captions]
-    assert titles == ["1 of 1 attribute not decided", "other"]
-    tables_of_page = (block for block in page.blocks if isinstance(block, Table))
-    (table,) = (table for table in tables_of_page if "probe %" in table.header)
+    assert titles[-2:] == ["1 of 1 attribute not decided", "other"]
+    (table,) = (question.table for question in page.questions if question.section == "known")
     shown = dict(zip(table.header, table.rows[0], strict=True))
     controls = {name: cell.bar.control for name, cell in shown.items() if isinstance(cell, Number)}
-    assert controls.pop("probe %") == 0.25
+    assert controls.pop("probe (%)") == 0.25
     assert np.isnan([*controls.values()]).all()
 
 
 def test_each_data_set_has_its_main_result_which_says_of_how_many_it_is_the_first(tmp_path):
     files = [write_result(tmp_path / f"{name}.h5", 150, seed) for seed, name in enumerate("ab")]
     other = write_result(tmp_path / "c.h5", 90, dataset=DATASET | {"name": "photos"})
-    facts = collection.of_files([*files, other]).summary
+    facts = of_files([*files, other]).facts
     assert [(fact.name, fact.source) for fact in facts if fact.bar] == [
         ("Main result on cifar100", "a.h5"),
         ("Main result on photos", "c.h5"),
     ]
     assert [fact.source for fact in facts if fact.class_name] == ["a.h5"]
-    page = collection.of_files([*files, other])
+    page = of_files([*files, other])
     assert page.main_result("photos")[0] is page.results["c.h5"]
     assert page.main_result("others")[0] is page.results["a.h5"]
-    assert "the first of 2 results here" in facts[0].details
-    (single,) = [fact for fact in collection.of_files(files[:1]).summary if fact.bar]
+    assert ", best of 2 results" in facts[0].text
+    (single,) = [fact for fact in of_files(files[:1]).facts if fact.bar]
     assert single.name == "Main result"
-    assert "first of" not in single.details
-    without_errors = collection.of_files([write_result(tmp_path / "d.h5", 200)]).summary
+    assert "best of" not in single.text
+    without_errors = of_files([write_result(tmp_path / "d.h5", 200)]).facts
     assert not any(fact.class_name for fact in without_errors)

@@ -88,8 +88,13 @@ def axe_faults(page):
     ]
 
 
+def unfold(page):
+    page.evaluate("document.querySelectorAll('main details').forEach(one => { one.open = true; })")
+
+
 def test_a_table_is_sorted_by_a_click_and_by_a_key(report, open_page):
     page = open_page(report)
+    unfold(page)
     header = page.locator("table.sortable th", has_text="accuracy").first
     accuracy = header.evaluate("header => header.cellIndex")
     original = column(page, accuracy)
@@ -111,14 +116,17 @@ def float_of(cell):
 @pytest.mark.exhaustive
 def test_a_table_and_its_commands_are_copied(report, open_page):
     page = open_page(report, permissions=["clipboard-read", "clipboard-write"])
-    page.locator("figure", has=page.locator("table.sortable")).first.get_by_text("Copy as").click()
+    unfold(page)
+    page.locator("figure", has=page.locator("table.sortable")).filter(
+        has_text="img.logreg"
+    ).last.get_by_text("Copy as").click()
     page.get_by_text("Copied").first.wait_for()
     header, first, *_ = page.evaluate("navigator.clipboard.readText()").splitlines()
     columns = ["file", "classifier", "accuracy (%)", "untrained control (%)"]
     assert header.split("\t") == columns
     assert first.split("\t")[1:] == ["logreg", "55.00 (48.08–61.74)", ""]
     shared = "In all rows: model clip-vit-base-patch32, result of probe, C 1"
-    assert shared in page.locator("figcaption").first.inner_text()
+    assert any(shared in text for text in page.locator("figcaption").all_inner_texts())
 
     page.locator("tbody a", has_text="img.svm.h5").first.click()  # unfolds how it was made
     commands = page.locator(".origin:target")
@@ -162,7 +170,7 @@ def test_without_scripts_the_contents_scroll_away_on_a_telephone(report, open_pa
     page = open_page(report, 390, java_script_enabled=False)
     assert page.locator("nav").bounding_box()["height"] > 100
     assert not page.locator(".copy-table").first.is_visible()
-    page.locator("h2", has_text="cifar100, test").scroll_into_view_if_needed()
+    page.locator("h2").last.scroll_into_view_if_needed()
     box = page.locator("nav").bounding_box()
     assert box["y"] + box["height"] < 0
 
@@ -190,7 +198,7 @@ def test_keys_reach_everything_and_a_picture_is_enlarged_and_closed(report, open
     page.keyboard.press("Enter")
     dialog = page.locator("dialog")
     assert dialog.is_visible()
-    assert dialog.locator("img").get_attribute("alt") == "attributes"
+    assert dialog.locator("img").get_attribute("alt") == "Right: probe of images 75.0 %"
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
     assert page.evaluate("document.activeElement.className") == "zoom"
@@ -253,9 +261,9 @@ def test_a_page_fits_a_telephone_and_its_contents_stay_in_view(report, open_page
     assert 0 <= contents.bounding_box()["y"] < 30
     assert not page.locator(".toc a").first.is_visible()
     contents.click()
-    page.locator(".toc a", has_text="cifar100, test").click()
+    page.locator(".toc a", has_text="confuse").click()
     assert not page.locator(".toc a").first.is_visible()
-    assert 0 < page.locator("h2", has_text="cifar100, test").bounding_box()["y"] < 200
+    assert 0 < page.locator("h2", has_text="confuse").bounding_box()["y"] < 200
 
 
 @pytest.mark.exhaustive
@@ -339,8 +347,9 @@ def test_a_page_of_one_result_has_pictures_with_findings_and_folds_its_details(
 ):
     ok("report", collection.parent / "results" / "img.svm.h5", "-o", tmp_path / "page.html")
     page = open_page(tmp_path / "page.html")
-    captions = page.locator("figure.picture figcaption").all_inner_texts()
+    captions = page.locator("figure.picture figcaption").all_text_contents()
     assert len(captions) == 2  # the confusion and the classes
+    assert page.locator("figure.picture:visible").count() == 1
     for image, caption in zip(page.locator("figure.picture img").all(), captions, strict=True):
         assert caption.startswith(image.get_attribute("alt"))
     number = page.locator(".summary strong").first
@@ -348,4 +357,4 @@ def test_a_page_of_one_result_has_pictures_with_findings_and_folds_its_details(
     assert float(number.evaluate("node => parseFloat(getComputedStyle(node).fontSize)")) > 40
     folded = page.locator("details:not(.toc, [open])").all_text_contents()
     assert any("The 95 % interval is" in text for text in folded)
-    assert any("digests" in text for text in folded)
+    assert any("reported by" in text for text in folded)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 from clipkit.analysis.layout import DEFAULT, Layout
+from clipkit.analysis.sections import KNOWN
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
     OUTPUT_PANEL,
@@ -153,8 +154,10 @@ class Analysis:
         What a result found, in sentences; by default, its claims.
     needs : str
         The columns that `claims` and `findings` read; another program's results may lack them.
+    section : str
+        The section of a page that shows a result: a key of `sections.SECTIONS`.
     topic : str
-        What a page calls the findings in its summary; without it, they are not there.
+        What a page calls the findings in its section; without it, they are not there.
     explanation : str, or callable FeatureFile -> str
         What the columns are, in Markdown, above a table of a page.
     also : tuple of Analysis
@@ -175,6 +178,7 @@ class Analysis:
     claims: Callable[[FeatureFile], Sequence[Claim]] = _no_claims
     findings: Callable[[FeatureFile], list[str]] = _say_claims
     needs: str = ""
+    section: str = KNOWN
     topic: str = ""
     explanation: str | Callable[[FeatureFile], str] = ""
     also: tuple[Analysis, ...] = ()

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
     from clipkit.plots.attributes import *  # noqa: F403
     from clipkit.plots.compare import *  # noqa: F403
     from clipkit.plots.confusion import *  # noqa: F403
+    from clipkit.plots.dumbbells import *  # noqa: F403
     from clipkit.plots.entropy import *  # noqa: F403
     from clipkit.plots.images import *  # noqa: F403
     from clipkit.plots.layers import *  # noqa: F403

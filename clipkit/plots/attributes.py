@@ -13,6 +13,7 @@ from clipkit.analysis.verdicts import claims_of
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import marks, style
+from clipkit.plots.dumbbells import dumbbells
 from clipkit.plots.marks import Points
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
@@ -68,7 +69,7 @@ def draw_attributes(result: FeatureFile) -> Drawn:
     if metric:
         texts = (texts[0], f"{metric.title} (%)", texts[2])
         title = f"{metric.title[0].upper()}{metric.title[1:]} of each attribute"
-    finding = claims.attributes_sentence(found)
+    finding = claims.attributes_title(found, provenance(result).model or "the model")
     figure = attributes(names, *facts, groups=groups, texts=texts, title=title)
     split = str(results.newest_entry(result).get("eval_split"))
     return style.state(figure, finding, results.source_label(result, split))
@@ -80,6 +81,56 @@ ATTRIBUTES = Picture(
     "clipkit plot attributes attributes.h5 -o attributes.png",
     of=("attributes",),
 )
+
+
+def draw_two_models(first: FeatureFile, second: FeatureFile) -> Drawn:
+    """Draw what words and probes of two models reach, for each attribute that both have.
+
+    A difference is decided if its interval excludes 0. The interval has the half widths of the two
+    (Newcombe 1998, method 10), which is cautious for the same images, and is widened for all
+    differences of the picture (Bonferroni).
+    """
+    both = [first, second]
+    columns = [results.attribute_recalls(file) for file in both]
+    names = [column["attribute"].tolist() for column in columns]
+    shared = [name for name in names[0] if name in names[1]]
+    places = [[of_file.index(name) for name in shared] for of_file in names]
+    order = metrics.falling_order(columns[0]["probe"][places[0]])
+    chosen = [np.array(of_file)[order] for of_file in places]
+    kinds, decided = {}, {}
+    better: list[list[str]] = [[], []]
+    for name, label in (("zeroshot", "words"), ("probe", "probe")):
+        points = []
+        for of_file, rows in zip(columns, chosen, strict=True):
+            points.append(Points(*(of_file[f"{name}{end}"][rows] for end in ("", "_low", "_high"))))
+        if not all(np.isfinite(np.asarray(one.values)).any() for one in points):
+            continue
+        difference, half = claims.unpaired_difference(points[0], points[1], 2 * len(shared))
+        kinds[label] = (points[0], points[1])
+        decided[label] = (np.abs(difference) > half).tolist()
+        for place, is_better in enumerate((difference > half, -difference > half)):
+            number = int(is_better.sum())
+            if number:
+                better[place].append(f"by {label} in {number}")
+    models = [provenance(file).model or "a model" for file in both]
+    parts = []
+    for model, found in zip(models, better, strict=True):
+        if found:
+            parts.append(f"{model} knows more {' and '.join(found)}")
+    finding = f"Of {len(shared)} attributes, {'; '.join(parts)}" if parts else ""
+    if not parts:
+        finding = f"Of {len(shared)} attributes, none is decided between {' and '.join(models)}"
+    figure = dumbbells(
+        [shared[place] for place in order],
+        kinds,
+        decided,
+        (models[0], models[1]),
+        chance=columns[0]["chance"][chosen[0]].tolist(),
+        texts=(RECALL_LABELS[1], "filled: the interval of the difference excludes 0"),
+        title="Recall of each attribute by two models",
+    )
+    split = str(results.newest_entry(first).get("eval_split"))
+    return style.state(figure, finding, results.source_label(first, split))
 
 
 @clipkit_style
@@ -202,7 +253,16 @@ def draw_importance(result: FeatureFile) -> Drawn:
     costs = Points(columns["cost"], columns["low"], columns["high"])
     title = f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)"
     figure = importance(columns[noun].tolist(), costs, noun=noun, title=title)
-    return figure, results.source_label(result, str(columns["split"][0]))
+    finding = _largest_costs(columns[noun].tolist(), columns["cost"], noun)
+    return style.state(figure, finding, results.source_label(result, str(columns["split"][0])))
+
+
+def _largest_costs(names: Sequence[str], costs: Floats, noun: str) -> str:
+    """List the largest costs of permuting a prompt."""
+    parts = []
+    for place in metrics.falling_order(costs)[:3]:
+        parts.append(f"“{style.sanitize_label(names[place], 30)}” {100 * costs[place]:.1f}")
+    return f"Points lost without a {noun}: {', '.join(parts)}"
 
 
 IMPORTANCE = Picture(

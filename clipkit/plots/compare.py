@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from clipkit.analysis import results
+from clipkit.analysis import for_people, results
+from clipkit.analysis.verdicts import claims_of
 from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare"]
 
+MOST_NAMED = 2  # pairs in a title
 MAX_GROUPS = 30  # of more, those with the lowest accuracies are shown
 
 
@@ -52,7 +54,19 @@ def draw_comparison(file: FeatureFile) -> Drawn:
     facts = [" on ".join(filter(None, on_data)), file.rows()[0]["split"], f"{images:,} images"]
     if any(prompts):
         facts.append(results.NAMED_PROMPTS + results.join_names(list(map(str, prompts))))
-    return figure, ". ".join(filter(None, [", ".join(facts), results.caveat_note(file)]))
+    source = ". ".join(filter(None, [", ".join(facts), results.caveat_note(file)]))
+    return style.state(figure, _finding(file), source)
+
+
+def _finding(file: FeatureFile) -> str:
+    """Say which result is better; of more than two pairs, how many are."""
+    found = for_people.findings(file)
+    if len(found) <= MOST_NAMED:
+        return "; ".join(found)
+    made = [claim.verdict for claim in claims_of(file)]
+    counts = [f"{made.count(verdict)} {verdict}" for verdict in dict.fromkeys(made)]
+    first = str(file.rows()[0]["a"])
+    return f"{first} against {len(made)} others: {', '.join(counts)}"
 
 
 COMPARE = Picture(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from clipkit.analysis import results
+from clipkit.analysis import for_people, results
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
@@ -18,6 +18,7 @@ from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Groups, Picture, Run, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import claims, metrics
+from clipkit.statistics.shared_errors import shared_error, words_of_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,11 +90,22 @@ def _confusion_finding(
         return claims.kept_group_sentence(share, round(wrong), chance)
     if not errors.any():
         return ""
+    shared = shared_error(counts, words_of_names(names))
+    if shared is not None:
+        return claims.shared_error_sentence(shared)
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)
     names = style.sanitize_names(names, 24)
     second, first = np.partition(errors, -2, axis=None)[-2:].astype(int)
     pair = names[true], names[predicted]
-    return claims.largest_error_sentence(first, second, int(counts[true].sum()), pair)
+    finding = claims.largest_error_sentence(first, second, int(counts[true].sum()), pair)
+    if finding:
+        return finding
+    total = counts.sum()
+    kinds = int(np.count_nonzero(errors))
+    return (
+        f"{100 * np.trace(counts) / total:.1f} % of {total:,.0f} right; errors are of {kinds:,} "
+        f"kinds, and {first:,} is the most of one"
+    )
 
 
 @clipkit_style
@@ -224,7 +236,8 @@ def draw_clusters(
     matrix = results.cluster_counts(result, split, run)
     title = f"Clusters ({matrix.label})"
     figure = clusters(matrix.counts, matrix.class_names, title=title)
-    return figure, results.source_label(*choose_split(result, split))
+    source = results.source_label(*choose_split(result, split))
+    return style.state(figure, "; ".join(for_people.findings(result)[:1]), source)
 
 
 def _are_readable(result: FeatureFile) -> bool:
@@ -334,6 +347,12 @@ def draw_classes(
     right = np.bincount(labels[scored.right], minlength=len(names))
     printable = style.sanitize_names(names, 28)
     finding = claims.lowest_class_sentence(right, totals, printable, scored.independent)
+    known = f1[np.isfinite(f1)]
+    if not finding and len(known):
+        finding = (
+            f"F1 of {_counted(len(known), noun)} goes from {known.min():.2f} to {known.max():.2f}, "
+            f"with a mean of {known.mean():.2f}"
+        )
     return style.state(figure, finding, source)
 
 

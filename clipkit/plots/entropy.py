@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
+from clipkit.analysis.calibrate import calibration
 from clipkit.base import console
 from clipkit.base.errors import UsageError, check_positive
 from clipkit.base.options import Temperatures, parse_temperatures
@@ -77,10 +78,12 @@ def _draw_statistic(
     temperature: Sequence[str],
     split: str | None,
 ) -> Drawn:
-    """Draw a statistic of the probabilities per image, by default at the file's temperature."""
-    temperatures = parse_temperatures(temperature, file.logit_scale)
+    """Draw a statistic of the probabilities per image.
+
+    By default, the temperatures are the model's own and, of prompts of classes, the fitted one.
+    """
     file, split = choose_split(file, split)
-    taus = temperatures or [check_positive("temperature", file.default_temperature)]
+    taus = parse_temperatures(temperature, file.logit_scale) or default_temperatures(file, split)
     cosines = file.cosines(split).read()
     link = links.distribution(file.history)
     number, draw = 0, entropy
@@ -90,9 +93,19 @@ def _draw_statistic(
     values = {tau: link.entropy_and_confidence(prepared, tau)[number] for tau in taus}
     title = f"{statistic.capitalize()} of the {link.name} over prompts, per image"
     figure = draw(values, cosines.shape[1], title=title)
-    tau = min(values)
+    tau = min(values) if temperature else taus[0]
     finding = claims.softmax_sentence(statistic, tau, values[tau], cosines.shape[1])
     return style.state(figure, finding, counted_source(file, split))
+
+
+def default_temperatures(file: FeatureFile, split: str) -> list[float]:
+    """Return the model's own temperature and, of prompts of classes, the one fitted on train."""
+    taus = [1 / file.logit_scale if file.logit_scale else file.default_temperature]
+    classes = np.asarray([] if file.class_index is None else file.class_index)
+    is_of_classes = len(classes) > 0 and bool((classes >= 0).all())
+    if is_of_classes and calibration.can_fit_on_train(file, split):
+        taus.append(calibration.fitted_on_train(file, split))
+    return [check_positive("temperature", tau) for tau in dict.fromkeys(taus)]
 
 
 def counted_source(file: FeatureFile, split: str) -> str:
@@ -203,7 +216,7 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
         mean = "no finite value"
         if len(panel):
             mean = f"mean {quantity.mean_format.format(panel.mean())}"
-        ax.set_title(f"τ = {tau:g}", loc="left", fontweight="bold")
+        ax.set_title(f"τ = {tau:.4g}", loc="left", fontweight="bold")
         ax.set_title(mean, loc="right", color=style.VERMILLION)
         ax.set_ylabel("images (%)")
         style.limit_ticks(ax.yaxis, 4)

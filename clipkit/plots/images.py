@@ -32,6 +32,7 @@ __all__ = ["NearestImages", "contact_sheet", "nearest"]
 
 SHEET_IMAGES = 40
 COLUMNS = 8
+MOST_NAMED = 3  # prompts in a title
 TILE = 1.05  # inches of an image's width
 GAP = 0.08  # inches between images
 TITLE_STRIP = 0.22  # inches above an image with a title
@@ -237,7 +238,8 @@ def draw_nearest(  # noqa: PLR0913 - options
         labels = _image_labels(file, split, of_prompt)
         sheets.append(NearestImages(of_prompt.name, pictures, labels))
     noun = file.similarity_name
-    return nearest(sheets, noun=noun, title="Nearest images"), results.source_label(file, split)
+    figure = nearest(sheets, noun=noun, title="Nearest images")
+    return style.state(figure, _nearest_finding(found, noun), results.source_label(file, split))
 
 
 NEAREST = Picture(
@@ -249,6 +251,15 @@ NEAREST = Picture(
     needs_images=True,
     draws_dot_products=True,
 )
+
+
+def _nearest_finding(found: Sequence[Nearest], noun: str) -> str:
+    """Say from where to where the similarities of images with each of the first prompts go."""
+    parts = []
+    for name, _, values in found[:MOST_NAMED]:
+        low, high = float(np.min(values)), float(np.max(values))
+        parts.append(f"“{style.sanitize_label(name, 30)}” {low:.2f} to {high:.2f}")
+    return f"{noun.capitalize()} of images, lowest to highest: {', '.join(parts)}"
 
 
 def _image_labels(file: FeatureFile, split: str, nearest: Nearest) -> list[list[str]]:

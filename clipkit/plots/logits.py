@@ -51,7 +51,8 @@ def draw_cosines(
     noun = file.similarity_name
     title = f"{noun.capitalize()} with prompts"
     figure = logits(cosines[:, columns], labels, texts, noun=noun, title=title)
-    return figure, results.source_label(file, split)
+    finding = _spread(cosines[:, columns], texts, noun, "rows" if image else "classes")
+    return style.state(figure, finding, results.source_label(file, split))
 
 
 LOGITS = Picture(
@@ -181,7 +182,22 @@ def draw_similarity(
     title = f"Mean {noun} of each class with each prompt"
     names_and_texts = names, file.texts or []
     figure = similarity(means, *names_and_texts, centred=centred, noun=noun, title=title)
-    return figure, results.source_label(file, split)
+    finding = _spread(means, file.texts or [], noun, "classes")
+    return style.state(figure, finding, results.source_label(file, split))
+
+
+def _spread(values: Floats, texts: Sequence[str], noun: str, what: str) -> str:
+    """Say by how much rows (M, K) differ at most on one prompt, and from where to where they go."""
+    if len(values) < 2 or not np.isfinite(values).any():
+        return ""
+    ranges = _ranges(np.asarray(values, np.float64))
+    place = int(np.nanargmax(ranges))
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    text = style.sanitize_label(texts[place], 40)
+    return (
+        f"{len(values):,} {what} differ by at most {ranges[place]:.3f}, on “{text}”; "
+        f"{noun}s go from {low:.3f} to {high:.3f}"
+    )
 
 
 SIMILARITY = Picture(

@@ -49,7 +49,7 @@ def draw_reliability(
     file, split = choose_split(file, split)
     words, notes = list(temperature), {}
     if not words:
-        words = [repr(file.default_temperature)]
+        words = ["model" if file.logit_scale else repr(file.default_temperature)]
         if calibration.can_fit_on_train(file, split):
             words.append("fitted")
     if "fitted" in words:

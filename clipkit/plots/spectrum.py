@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["spectrum"]
 
 SEED = 42
+MOST_NAMED = 4  # spectra in a title
 
 
 def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
@@ -60,7 +61,13 @@ def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
         console.note(f"effective rank (RankMe): {'; '.join(facts)}")
     title = f"Singular values of the {noun}' directions"
     figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
-    return figure, results.sources_label(files, splits)
+    facts = []
+    for name, sigma in [*values.items()][:MOST_NAMED]:
+        share = f"{name} {100 * sigma.max() ** 2 / np.sum(sigma**2):.1f} %"
+        facts.append(f"{name} {ranks[name]:.1f}" if ranks else share)
+    what = "Effective rank" if ranks else "Share of the first direction"
+    finding = f"{what}: {', '.join(facts)}"
+    return style.state(figure, finding, results.sources_label(files, splits))
 
 
 def _splits_of_images(

@@ -18,8 +18,10 @@ from clipkit.analysis.temperature_sweeps import (
     rows_of_sweeps,
     temperature_sweeps,
 )
+from clipkit.base.errors import ClipkitError
 from clipkit.base.options import split_option
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import provenance
 from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, Floats, clipkit_style
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Sweep", "temperature"]
 
+MAX_CURVES = 6  # of trained models that a page draws
 MAX_TICKS = 200  # more temperatures than this have no minor ticks
 
 
@@ -62,6 +65,72 @@ TEMPERATURE = Picture(
     draws_several=True,
     is_reported=_has_several_runs,
 )
+
+
+def draw_groups(files: Sequence[FeatureFile]) -> Drawn:
+    """Draw sweeps that differ in their seed as one curve, and only the highest curves.
+
+    A page draws all sweeps of a folder in this picture. Results that are no sweep are left out.
+    """
+    alike: dict[tuple[Any, ...], list[Sweep]] = {}
+    drawn = []
+    for file in files:
+        try:
+            found = temperature_sweeps([file])
+        except ClipkitError:
+            continue
+        drawn.append(file)
+        source = provenance(file)
+        for sweep in found:
+            label = ", ".join(filter(None, [source.prompts, sweep.label]))
+            if sweep.is_control:
+                label += ", untrained"
+            key = (source.model, source.dataset, label, sweep.is_control, *sweep.tau.tolist())
+            alike.setdefault(key, []).append(sweep)
+    merged = []
+    for (model, _, label, *_), members in alike.items():
+        merged.append((model, _merge(label, members)))
+    models = {model for model, _ in merged}
+    sweeps = []
+    for model, sweep in merged:
+        if len(models) > 1:
+            sweep.label = f"{model}: {sweep.label}"
+        sweeps.append(sweep)
+    if not sweeps:
+        raise ClipkitError("expected sweeps over temperatures, got none")
+    ordered = sorted(sweeps, key=lambda sweep: -sweep.highest)
+    trained = [sweep for sweep in ordered if not sweep.is_control][:MAX_CURVES]
+    shown = trained + [sweep for sweep in ordered if sweep.is_control][:1]
+    title = "Accuracy and entropy against temperature"
+    if len(shown) < len(sweeps):
+        title += f", the highest {len(shown)} of {len(sweeps)} curves"
+    figure = temperature(shown, common_prompt_count(drawn), title=title)
+    finding = _finding(shown)
+    if len(trained) > 1 and finding:
+        finding = f"{trained[0].label}: {finding}"
+    return style.state(figure, finding, results.sources_label(drawn))
+
+
+def _merge(label: str, sweeps: Sequence[Sweep]) -> Sweep:
+    """Return one curve of sweeps at the same temperatures: of several, the mean and the range."""
+    first = sweeps[0]
+    if len(sweeps) == 1:
+        low, high, accuracy = first.low, first.high, first.percent
+    else:
+        all_of_them = np.array([sweep.percent for sweep in sweeps])
+        accuracy, low, high = all_of_them.mean(0), all_of_them.min(0), all_of_them.max(0)
+        label += f", {len(sweeps)} seeds"
+    entropy = np.mean([sweep.entropy for sweep in sweeps], axis=0)
+    return Sweep(
+        label,
+        first.tau,
+        accuracy / 100,
+        entropy,
+        low / 100,
+        high / 100,
+        chance=first.chance / 100,
+        is_control=first.is_control,
+    )
 
 
 def _finding(sweeps: Sequence[Sweep]) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["prompt_variance", "variance"]
 
+MOST_NAMED = 3  # attributes in a title
+
 
 def draw_variance(file: FeatureFile) -> Drawn:
     """Draw the share of variance, of embeddings or of prompts' cosines, that attributes explain."""
@@ -42,7 +44,20 @@ def draw_variance(file: FeatureFile) -> Drawn:
         fact=_why_unique_exceeds(file, share, unique),
         title=title,
     )
-    return figure, results.source_label(file, str(columns["split"][0]))
+    shares_of_control = None if control is None else columns["control_share"]
+    finding = _largest_shares(attributes.tolist(), share, shares_of_control)
+    return style.state(figure, finding, results.source_label(file, str(columns["split"][0])))
+
+
+def _largest_shares(names: Sequence[str], shares: Floats, controls: Floats | None) -> str:
+    """List the largest shares of variance, with those of the untrained control."""
+    parts = []
+    for place in metrics.falling_order(np.nan_to_num(shares))[:MOST_NAMED]:
+        text = f"{style.sanitize_label(names[place], 24)} {100 * shares[place]:.1f} %"
+        if controls is not None:
+            text += f" (control {100 * controls[place]:.1f} %)"
+        parts.append(text)
+    return f"Share of the embeddings' variance: {', '.join(parts)}"
 
 
 def _why_unique_exceeds(file: FeatureFile, share: Floats, unique: Floats) -> str:
@@ -77,7 +92,12 @@ def _draw_prompt_variance(file: FeatureFile) -> Drawn:
     share, above = columns["share"].reshape(shape), columns["above"].reshape(shape)
     title = f"What each prompt's {file.similarity_name}s measure"
     figure = prompt_variance(share, above, prompts, attributes, title=title)
-    return figure, results.source_label(file, str(columns["split"][0]))
+    cells, above_both = int(np.isfinite(share).sum()), int(above.sum())
+    finding = (
+        f"{above_both:,} of {cells:,} cells of {len(prompts):,} prompts and {len(attributes)} "
+        f"attributes are above both nulls; {0.01 * cells:.2g} by chance"
+    )
+    return style.state(figure, finding, results.source_label(file, str(columns["split"][0])))
 
 
 @clipkit_style

@@ -6,9 +6,9 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.arguments import FilePath, Several
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Page
-from clipkit.report.collection import of_files, of_result
 from clipkit.report.html import as_cell, as_html
 from clipkit.report.markdown import as_markdown
+from clipkit.report.questions import of_files, of_result
 
 __all__ = ["Page", "as_cell", "as_html", "as_markdown", "of_files", "of_folder", "of_result"]
 

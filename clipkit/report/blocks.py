@@ -5,13 +5,16 @@ Prose, headings and cells are Markdown. `markdown` renders a page as Markdown, `
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from clipkit.analysis.results import holds_classes
+from clipkit.analysis.sections import SECTIONS
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 
@@ -55,7 +58,7 @@ Cell = str | Number
 
 @dataclass(frozen=True)
 class Heading:
-    """A heading of level 1 to 3."""
+    """A heading of level 1 to 4."""
 
     level: int
     text: str
@@ -181,7 +184,19 @@ class Picture:
     caption: str
 
 
-Block = str | Heading | Table | Picture
+@dataclass(frozen=True)
+class Drawing:
+    """A picture that is drawn when a page is rendered as HTML, of results or of numbers.
+
+    A confusion that is linked leads to the images of an album, and is of the album's main result.
+    """
+
+    draw: Callable[..., Any]  # returns a figure and what it is of
+    inputs: Sequence[Any]
+    is_linked: bool = False
+
+
+Block = str | Heading | Table | Picture | Drawing
 
 
 @dataclass(frozen=True)
@@ -209,19 +224,47 @@ class Fact:
 
 
 @dataclass(frozen=True)
+class Question:
+    """A section of a page: what is asked, the sentences that answer it, and what they rest on.
+
+    One picture and one table stand open below the first sentences. Everything else is folded.
+    """
+
+    section: str  # a key of `SECTIONS`
+    facts: Sequence[Fact] = ()
+    drawing: Drawing | None = None
+    table: Table | None = None
+    folded: Sequence[Block] = ()
+
+    @property
+    def text(self) -> str:
+        """The question in words."""
+        return SECTIONS[self.section]
+
+
+@dataclass(frozen=True)
 class Page:
-    """A report. Results and files have the names that the page shows."""
+    """A report. Results and files have the names that the page shows.
+
+    A result in memory has no questions, but a summary and blocks.
+    """
 
     title: str
     preamble: Sequence[Block]  # what comes before the results
     blocks: Sequence[Block]
     left_out: Sequence[str] = ()  # what is not shown, with the reasons
     summary: Sequence[Fact] = ()
-    lead: FeatureFile | None = None  # the result of `attributes` that the first picture draws
+    questions: Sequence[Question] = ()
     origins: Mapping[str, Origin] = field(default_factory=dict)  # of the sources of tables
     results: Mapping[str, FeatureFile] = field(default_factory=dict)
     feature_files: Sequence[FeatureFile] = ()  # other files that are open, for an album
     controls: Sequence[FeatureFile] = ()  # results of untrained models
+
+    @property
+    def facts(self) -> list[Fact]:
+        """The facts of the summary and of all questions."""
+        of_questions = [question.facts for question in self.questions]
+        return [*self.summary, *itertools.chain.from_iterable(of_questions)]
 
     def main_result(self, dataset: str) -> tuple[FeatureFile | None, str]:
         """Return the main result with classes, and its worst class, or "" if there is none.
@@ -230,12 +273,12 @@ class Page:
         """
         sources = [
             fact.source
-            for fact in self.summary
+            for fact in self.facts
             if fact.source and holds_classes(self.results[fact.source])
         ]
         on_dataset = [name for name in sources if provenance(self.results[name]).dataset == dataset]
         for main in on_dataset + sources:
-            classes = [fact.class_name for fact in self.summary if fact.source == main]
+            classes = [fact.class_name for fact in self.facts if fact.source == main]
             return self.results[main], "".join(classes)
         return None, ""
 

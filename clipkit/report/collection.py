@@ -15,15 +15,13 @@ import numpy as np
 
 from clipkit import features
 from clipkit.analysis import for_people, results
-from clipkit.analysis.attributes import ANALYSIS as ATTRIBUTES
-from clipkit.base import cells, console, tables
+from clipkit.base import cells, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
 from clipkit.base.views import of_command
-from clipkit.features.arguments import FilePath, Several, as_list
 from clipkit.features.columns import NOTHING, all_columns
 from clipkit.features.compatibility import origin
 from clipkit.features.matching import choose_split
@@ -33,33 +31,20 @@ from clipkit.report.blocks import (
     Bar,
     Block,
     Cell,
-    Fact,
     Heading,
     Number,
     Origin,
-    Page,
     Picture,
     Table,
 )
-from clipkit.report.command_lines import NO_COMMANDS, Commands, make_origin
-from clipkit.report.expected import compare_figures, read_table
-from clipkit.report.same_images import MOST_RUNS, Scored, group_by_images, sum_up
-from clipkit.report.summary import answer, of_others
-from clipkit.report.tables import provenance_table
+from clipkit.report.command_lines import Commands, make_origin
+from clipkit.report.same_images import MOST_RUNS, group_by_images
+from clipkit.report.scored import Scored
 from clipkit.statistics import metrics
 
 MOST_CLASSES = 3  # that are predicted most often for images without labels
 SETTING_TITLES = {column.heading.title for column in all_columns() if column.depends_on == NOTHING}
-IN_MEMORY = "this result"  # the name of one that was not read from a file
 NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
-ABOUT = (
-    "The history of a file says what it holds. Results on the same images are in one table. "
-    "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
-    "same images say little about their difference, so differences are paired. Chance is the "
-    "share of the most frequent class; for retrieval, what images give with the texts of others. "
-    "An untrained control belongs to the results that were made in the same way from the same "
-    "prompts. The summary and the bars have the most accurate of several controls."
-)
 
 
 class _Source(NamedTuple):
@@ -82,119 +67,7 @@ class _Source(NamedTuple):
         return text + self.labels
 
 
-def _as_paths(paths: Several[FilePath], name: str) -> list[Path]:
-    """Return the paths of files and folders, of which one may be given alone."""
-    return list(map(Path, as_list(paths, name, str)))
-
-
-def of_files(
-    paths: Several[FilePath],
-    controls: Several[FilePath] = (),
-    expected: FilePath | None = None,
-    commands: Commands = NO_COMMANDS,
-    stack: contextlib.ExitStack | None = None,
-    same_as: Mapping[str, str] | None = None,
-) -> Page:
-    """Report feature files, most of them results.
-
-    A file that is damaged or missing is left out, with the reason.
-
-    Parameters
-    ----------
-    paths : sequence of Path
-        Files, or folders of `.h5` files and of pictures.
-    controls : sequence of Path
-        Folders with results of untrained models, or such results.
-    expected : str, optional
-        A table of published figures; see `expected.read_table`.
-    commands : mapping, optional
-        The options of each command, for the command lines that made the files; see `Commands`.
-    stack : ExitStack, optional
-        Keeps feature files open, so that an album can have scores and images of prompts.
-    same_as : mapping, optional
-        The published names of the `model` and the `dataset` of the results; see `expected`.
-
-    Raises
-    ------
-    ClipkitError
-        If no file can be reported, the table is malformed, or a control is a trained model's.
-    """
-    paths, controls = _as_paths(paths, "paths"), _as_paths(controls, "controls")
-    expected = None if expected is None else os.fspath(expected)
-    figures = read_table(expected) if expected else []
-    files = _Files(paths, controls, stack)
-    sections = _Sections(files.by_name)
-    files.leave_out(sections.left_out)
-    reported = files.reported()
-    reasons = files.reasons()
-    if not reported:
-        got = "; ".join(reasons) or f"no .h5 file in {', '.join(map(str, paths))}"
-        raise ClipkitError(f"expected files that can be reported, got none: {got}")
-    for reason in reasons:
-        console.warn(f"left out {reason}")
-    blocks = sections.blocks + _pictures(paths)
-    published: list[Fact] = []
-    if expected:
-        figure_blocks, published = compare_figures(figures, files.by_name, expected, same_as)
-        blocks = figure_blocks + blocks
-    lead = _lead(reported)
-    title = escape(results.sources_label([*reported.values()]))
-    of_results = {}
-    others = []
-    for name, file in reported.items():
-        if file.kind in RESULTS:
-            of_results[name] = file
-        else:
-            others.append(file)
-    what_was_run = f"{title}: {count(len(of_results), 'result')}"
-    if others:
-        what_was_run += f" and {count(len(others), 'feature file')}"
-    facts = [
-        *_facts(sections, reported, lead),
-        *published,
-        Fact("What was run", what_was_run),
-    ]
-    return Page(
-        title,
-        [provenance_table(files.by_name.values()), ABOUT],
-        blocks,
-        list(map(escape, reasons)),
-        lead=reported.get(lead),
-        summary=facts,
-        origins=files.origins(commands),
-        results=of_results,
-        feature_files=others if stack is not None else (),  # without a stack, they are closed
-        controls=files.controls(),
-    )
-
-
-def of_result(result: FeatureFile) -> Page:
-    """Report one result that is in memory: its tables, and what they say.
-
-    Raises
-    ------
-    ClipkitError
-        If it cannot be reported.
-    """
-    results.check_run_count(result)
-    is_read = result.display_name != FeatureFile.display_name
-    named = {Path(result.display_name).name if is_read else IN_MEMORY: result}
-    sections = _Sections(named)
-    for name, reason in sections.left_out.items():
-        raise ClipkitError(f"{name}: {reason}")
-    blocks: list[Block] = []
-    for block in sections.blocks:
-        blocks.append(block.without_file() if isinstance(block, Table) else block)
-    return Page("", [], blocks, summary=_facts(sections, named, _lead(named)))
-
-
-def _facts(sections: _Sections, reported: Mapping[str, FeatureFile], lead: str) -> list[Fact]:
-    """Return what the reported files say, and the attributes of the result `lead`, if any."""
-    of_attributes = answer(reported[lead], lead) if lead else []
-    return [*sections.facts, *of_attributes, *of_others(reported)]
-
-
-class _Files:
+class Files:
     """The files of a page by their names: those that it reports, and untrained controls.
 
     `left_out` has the names of the files that cannot be shown, with the reasons.
@@ -269,34 +142,18 @@ def _list_files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def _pictures(paths: Iterable[Path]) -> list[Block]:
-    """Return the pictures in the given folders, below a heading."""
-    blocks: list[Block] = []
+def pictures_in(paths: Iterable[Path]) -> list[Picture]:
+    """Return the pictures in the given folders."""
+    pictures = []
     for folder in paths:
         for path in sorted(folder.glob("*.png")):
-            blocks.append(Picture(path, escape(path.stem)))
-    if blocks:
-        blocks.insert(0, Heading(2, "Pictures"))
-    return blocks
+            pictures.append(Picture(path, escape(path.stem)))
+    return pictures
 
 
 def _reason(error: ClipkitError, file: str) -> str:
     """Return why a file is left out, without its name."""
     return error.message.removeprefix(f"{file}: ").removeprefix(f"cannot read {file}: ")
-
-
-def _lead(files: Mapping[str, FeatureFile]) -> str:
-    """Name a result of `attributes` that can be drawn, if possible of a model that answers."""
-    columns = set(ATTRIBUTES.needs.split())
-    lead = ""
-    for name, file in files.items():
-        is_drawn = columns.issubset(file.runs) and "null5" not in file.runs
-        if results.newest_entry(file)["command"] != "attributes" or not is_drawn:
-            continue
-        if file.is_dot_product:
-            return name
-        lead = lead or name
-    return lead
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
@@ -329,44 +186,54 @@ def _read(path: Path, stack: contextlib.ExitStack | None) -> FeatureFile:
         return file
 
 
-class _Sections:
-    """The sections and facts of a page on files, by their names, and why some are left out."""
+class Parts:
+    """What files hold, by their names: results on the same images, others, and feature files.
+
+    `left_out` says why some are not shown.
+    """
 
     def __init__(self, files: Mapping[str, FeatureFile]) -> None:
         self.left_out: dict[str, str] = {}
         scored: list[Scored] = []
-        others: dict[_Source, dict[str, FeatureFile]] = {}  # results by their names
-        feature_files: dict[str, FeatureFile] = {}
+        self.others: dict[_Source, dict[str, FeatureFile]] = {}  # results by their names
+        self._feature_files: dict[str, FeatureFile] = {}
         for name, file in files.items():
             try:
                 if file.kind not in RESULTS:
-                    feature_files[name] = file
+                    self._feature_files[name] = file
                 elif results.holds_classes(file) and not _is_unlabelled(file):
                     scored.append(Scored.read(name, file))
                 elif file.runs or results.holds_classes(file):
-                    others.setdefault(_source(file), {})[name] = file
+                    self.others.setdefault(_source(file), {})[name] = file
                 else:
                     raise ClipkitError("expected runs, got none")
             except ClipkitError as error:
                 self._leave_out(name, file, error)
-        groups = group_by_images(scored)
-        self.facts = sum_up(groups)
-        self.blocks: list[Block] = []
-        for group in groups:
-            self.blocks += group.section()
-        for source, results_of in others.items():
-            self.blocks += self._section(source, results_of)
-        if feature_files:
-            self.blocks += [Heading(2, "Feature files"), _feature_table(feature_files)]
+        self.groups = group_by_images(scored)
 
-    def _section(self, source: _Source, files: dict[str, FeatureFile]) -> list[Block]:
+    def blocks(self) -> list[Block]:
+        """Return all tables, for a notebook."""
+        blocks: list[Block] = []
+        for group in self.groups:
+            blocks += group.section() + group.changes()
+        for source, files in self.others.items():
+            blocks += self.of_source(source, files)
+        return blocks + self.feature_files()
+
+    def feature_files(self) -> list[Block]:
+        """Return the table of the files that are no results, below a heading."""
+        if not self._feature_files:
+            return []
+        return [Heading(3, "Feature files"), _feature_table(self._feature_files)]
+
+    def of_source(self, source: _Source, files: dict[str, FeatureFile]) -> list[Block]:
         """Return the tables of results of a command on the same images, below a heading."""
         if any(map(_is_unlabelled, files.values())):
             blocks = _unlabelled_table(files)
         else:
             blocks = _explained_table(source.command, files)
         caveats = map(escape, results.caveat_notes(files))
-        return [Heading(2, escape(source.heading)), *blocks, *caveats]
+        return [Heading(3, escape(source.heading)), *blocks, *caveats]
 
     def _leave_out(self, name: str, file: FeatureFile, error: ClipkitError) -> None:
         self.left_out[name] = _reason(error, file.display_name)

@@ -56,7 +56,7 @@ SAME_AS = (
     "model=NAME or dataset=NAME."
 )
 ROUNDED = "A number without an interval, such as an entropy, counts if it rounds to the figure."
-HEADING = Heading(2, "Published figures")
+HEADING = Heading(3, "Published figures")
 HEADER = ("result", "source", "measured", CONTROL, "published", "difference", VERDICT)
 
 
@@ -298,7 +298,7 @@ def _tables(rows: Iterable[_Row], header: Sequence[str]) -> list[Block]:
     for section, members in sections.items():
         cells = [[row.cells.get(title, "") for title in header] for row in members]
         sources = [row.source for row in members]
-        blocks += [Heading(3, escape(section)), Table(header, cells, 2, sources)]
+        blocks += [Heading(4, escape(section)), Table(header, cells, 2, sources)]
     return blocks
 
 

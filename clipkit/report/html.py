@@ -9,7 +9,7 @@ import math
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,24 +27,27 @@ from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
-from clipkit.plots import pictures_of, style
+from clipkit.plots import style
 from clipkit.plots.attributes import draw_attributes
-from clipkit.plots.confusion import confusion_boxes, draw_classes, draw_confusion
+from clipkit.plots.confusion import confusion_boxes
 from clipkit.plots.style import Drawn
 from clipkit.report.blocks import (
     Bar,
     Block,
     Cell,
+    Drawing,
     Heading,
     Number,
     Page,
     Picture,
+    Question,
     Table,
 )
 
 if TYPE_CHECKING:
     from clipkit.report.album import Album
 
+MOST_FACTS = 3  # of a question that stand open
 SVG_DPI = 96  # CSS pixels of an inch
 UNREADABLE = (  # what Pillow raises
     OSError,
@@ -74,21 +77,16 @@ _templates = Environment(
 def as_html(page: Page, album: Album | None = None) -> str:
     """Render a report as HTML, with the images of an album after the summary."""
     pictures = _Pictures()
-    drawn = None  # the path of the result that the first picture draws
-    if page.lead is not None and pictures.draw(draw_attributes, page.lead):
-        drawn = Path(page.lead.display_name)
-    _draw_results(page, album, pictures)
+    questions = [_question(page, question, album, pictures) for question in page.questions]
+    nodes = [*_nodes(page.blocks, pictures, "b")]
     style.warn_of_boxes(pictures.missing)
-    nodes = [*_nodes(page, pictures, drawn)]
-    if nodes and nodes[-1]["kind"] == "heading" and isinstance(page.blocks[-1], Picture):
-        nodes.pop()  # none of the pictures below it is shown
     scripts = [_source("page.js")]
     if album:
         scripts.append(_source("album.js"))
     return _templates.get_template("page.html").render(
         page=page,
         title=_inline(page.title),
-        drawings=pictures.drawings,
+        questions=questions,
         preamble=[_node(block, pictures, f"p{i}") for i, block in enumerate(page.preamble)],
         nodes=nodes,
         left_out=[*page.left_out, *pictures.left_out],
@@ -100,12 +98,76 @@ def as_html(page: Page, album: Album | None = None) -> str:
     )
 
 
+def _question(
+    page: Page, question: Question, album: Album | None, pictures: _Pictures
+) -> dict[str, Any]:
+    """Return a question for the template: what stands open, and what is folded."""
+    key = f"q-{question.section}"
+    drawing = None
+    if question.drawing is not None:
+        drawing = _draw(page, question.drawing, album, pictures)
+    table = None
+    if question.table is not None:
+        label = _inline(question.text).striptags()
+        table = {"kind": "table", "key": f"{key}-t", "label": label, **_table(question.table)}
+    blocks: list[Block] = []
+    for block in question.folded:
+        is_same = isinstance(block, Picture) and _shows_drawing(block.path, question.drawing)
+        if drawing is None or not is_same:
+            blocks.append(block)
+    folded = [*_nodes(blocks, pictures, key, page, album)]
+    while folded and folded[-1]["kind"] == "heading":
+        folded.pop()  # none of the pictures below it is shown
+    return {
+        "key": key,
+        "text": question.text,
+        "facts": question.facts[:MOST_FACTS],
+        "more_facts": question.facts[MOST_FACTS:],
+        "drawing": drawing,
+        "table": table,
+        "folded": folded,
+        "label": _count_folded(folded),
+    }
+
+
+def _count_folded(nodes: Sequence[Mapping[str, Any]]) -> str:
+    """Say what is folded: how many tables and pictures."""
+    kinds = Counter(node["kind"] for node in nodes)
+    parts = []
+    for kind in ("table", "picture"):
+        if kinds[kind]:
+            parts.append(console.count(kinds[kind], kind))
+    return f"More: {' and '.join(parts)}" if parts else "More"
+
+
+def _draw(
+    page: Page, drawing: Drawing, album: Album | None, pictures: _Pictures
+) -> dict[str, Any] | None:
+    """Draw a picture; the confusion of the album's main result has links to the album."""
+    inputs = drawing.inputs
+    if not drawing.is_linked or album is None:
+        return pictures.draw(drawing.draw, *inputs)
+    main, _ = page.main_result(album.dataset)
+    if main is None:
+        return pictures.draw(drawing.draw, *inputs)
+    options = choose_split(main)[1], None, None
+    return pictures.draw(drawing.draw, main, *options, album=album)
+
+
+def _shows_drawing(picture: Path, drawing: Drawing | None) -> bool:
+    """Whether a picture of a folder is named after the result that a question draws."""
+    for result in drawing.inputs if drawing else ():
+        if isinstance(result, FeatureFile) and drawing and drawing.draw is draw_attributes:
+            return _is_named_after(picture, Path(result.display_name))
+    return False
+
+
 def as_cell(page: Page) -> str:
     """Render the tables of a report, and what they say, for the output of a notebook's cell.
 
     It has neither scripts nor headings, and takes its colour from the notebook.
     """
-    nodes = list(_nodes(page, _Pictures(), None))
+    nodes = list(_nodes(page.blocks, _Pictures(), "b"))
     return _templates.get_template("cell.html").render(page=page, nodes=nodes)
 
 
@@ -132,16 +194,24 @@ def _inline(markdown: str) -> Markup:
     return Markup(_markdown.renderInline(markdown))
 
 
-def _nodes(page: Page, pictures: _Pictures, drawn: Path | None) -> Iterator[dict[str, Any]]:
-    """Yield each block for the template. Skip the picture of `drawn`, which stands above them."""
+def _nodes(
+    blocks: Sequence[Block],
+    pictures: _Pictures,
+    key: str,
+    page: Page | None = None,
+    album: Album | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield each block for the template."""
     heading = ""
     labels: Counter[str] = Counter()
-    for number, block in enumerate(page.blocks):
-        if drawn and isinstance(block, Picture) and _is_named_after(block.path, drawn):
-            continue
+    for number, block in enumerate(blocks):
         if isinstance(block, Heading):
             heading = block.text
-        node = _node(block, pictures, f"b{number}", heading)
+        if isinstance(block, Drawing):
+            assert page is not None  # only questions have drawings
+            node = _draw(page, block, album, pictures)
+        else:
+            node = _node(block, pictures, f"{key}{number}", heading)
         if node and node["kind"] == "table":  # its region needs a name of its own
             labels[node["label"]] += 1
             if labels[node["label"]] > 1:
@@ -156,7 +226,7 @@ def _is_named_after(picture: Path, result: Path) -> bool:
     return picture.parent == result.parent and picture.stem in names
 
 
-def _node(block: Block, pictures: _Pictures, key: str, heading: str = "") -> Any:
+def _node(block: Any, pictures: _Pictures, key: str, heading: str = "") -> Any:
     """Return a block for the template, with its kind, or None if it cannot be shown."""
     if isinstance(block, Heading):
         tag = f"h{block.level}"
@@ -180,9 +250,16 @@ def _table(table: Table) -> dict[str, Any]:
         "shared": table.shared,
         "sources": [source for source in dict.fromkeys(sources) if source],
         "class": _class(table),
+        "names_files": _names_files(table),
         "legend": _legend(bars),
         "has_bars_below": _count_columns_with_bars(table.rows) > 1,
     }
+
+
+def _names_files(table: Table) -> bool:
+    """Whether rows have their files below their names: one of its own for each, not yet named."""
+    is_own = len(set(table.sources)) == len(table.rows) > 1
+    return is_own and "file" not in table.header[0]
 
 
 def _count_columns_with_bars(rows: Sequence[Sequence[Cell]]) -> int:
@@ -255,12 +332,11 @@ _templates.globals.update(inline=_inline, bar=_bar)
 class _Pictures:
     """Pictures as data URIs.
 
-    `drawings` are for the template. `left_out` says why a picture cannot be read. `missing` has the
+    `left_out` says why a picture cannot be read. `missing` has the
     characters of drawings that no font has.
     """
 
     def __init__(self) -> None:
-        self.drawings: list[dict[str, Any]] = []
         self.left_out: list[str] = []
         self.missing: list[str] = []
 
@@ -277,27 +353,22 @@ class _Pictures:
             return None
 
     def draw(
-        self,
-        draw: Callable[..., Drawn],
-        result: FeatureFile,
-        *options: Any,
-        album: Album | None = None,
-    ) -> bool:
-        """Draw a result as SVG; return False if another program named its columns."""
+        self, draw: Callable[..., Drawn], *inputs: Any, album: Album | None = None
+    ) -> dict[str, Any] | None:
+        """Draw results as SVG; return None if another program named their columns."""
         try:
-            figure, source = draw(result, *options)
+            figure, source = draw(*inputs)
             style.finish(figure, source)
         except ClipkitError:
-            return False
+            return None
+        figure.set_layout_engine("none")  # it is laid out: rendering need not do that again
         content, missing = style.render(figure, "svg")
         self.missing += missing
         width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
         uri = _data_uri("image/svg+xml", content)
-        links = _links(figure, result, album) if album else []
+        links = _links(figure, inputs[0], album) if album else []
         caption = escape(style.title_of(figure))
-        node = _picture_node(uri, (width, height), caption, is_chart=True, links=links)
-        self.drawings.append(node)
-        return True
+        return _picture_node(uri, (width, height), caption, is_chart=True, links=links)
 
 
 def _picture_node(
@@ -309,27 +380,6 @@ def _picture_node(
 ) -> dict[str, Any]:
     look = {"size": size, "is_chart": is_chart, "links": links}
     return {"kind": "picture", "uri": uri, "caption": _inline(caption), **look}
-
-
-def _draw_results(page: Page, album: Album | None, pictures: _Pictures) -> None:
-    """Draw the main result's confusion and classes, and the results of other commands.
-
-    If the page has pictures of a folder, draw only the confusion, which links to the album.
-    """
-    has_pictures = any(isinstance(block, Picture) for block in page.blocks)
-    main, _ = page.main_result(album.dataset if album else "")
-    if main is not None:
-        options = main, choose_split(main)[1], None, None
-        if album or not has_pictures:
-            pictures.draw(draw_confusion, *options, album=album)
-        if not has_pictures:
-            pictures.draw(draw_classes, *options)
-    if has_pictures:
-        return
-    for result in page.results.values():
-        for picture in pictures_of(result):
-            if picture.is_reported(result):
-                pictures.draw(picture.draw_file, result)
 
 
 def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any]]:

@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from clipkit.base.markdown import format_table
-from clipkit.report.blocks import Block, Heading, Measurement, Page, Picture, Table, text_of
+from clipkit.base.matrices import Int64
+from clipkit.report.blocks import (
+    Block,
+    Drawing,
+    Fact,
+    Heading,
+    Measurement,
+    Page,
+    Picture,
+    Table,
+    text_of,
+)
 
 FACTORS = {"%": 100, "nats": 1, "": 1}
 DECIMALS = {"%": 2, "nats": 4, "": 4}
@@ -80,6 +91,11 @@ def format_difference(measurement: Measurement, figure: float) -> str:
     return f"{difference or 0:{sign}.{decimals}f}"
 
 
+def p_name(clusters: Int64 | None) -> str:
+    """Return what the p of a paired difference is called, on images in clusters (N) or not."""
+    return "McNemar's exact p" if clusters is None else "the exact p of signs of whole clusters"
+
+
 def format_percent(fraction: float) -> str:
     """Format a fraction in percent; an empty string for NaN."""
     return "" if math.isnan(fraction) else _format_number(fraction, "%")
@@ -90,18 +106,28 @@ def _format_number(value: float, unit: str) -> str:
 
 
 def as_markdown(page: Page) -> str:
-    """Render a report as Markdown."""
-    found = [_fill(f"{fact.name}: {fact.text}", "- ", "  ") for fact in page.summary]
-    blocks: list[Block] = [Heading(1, page.title)]
-    if found:
-        blocks.append("\n".join(found))
+    """Render a report as Markdown: each question with what answers it, and then all else."""
+    blocks: list[Block] = [Heading(1, page.title), *_facts(page.summary)]
     blocks += page.preamble
     if page.left_out:
         blocks.append("These results are left out:\n\n- " + "\n- ".join(page.left_out))
-    return "\n\n".join(map(block_as_markdown, [*blocks, *page.blocks])) + "\n"
+    for question in page.questions:
+        blocks += [Heading(2, question.text), *_facts(question.facts)]
+        if question.table is not None:
+            blocks.append(question.table)
+        blocks += question.folded
+    blocks += page.blocks
+    shown = [block for block in blocks if not isinstance(block, Drawing)]
+    return "\n\n".join(map(block_as_markdown, shown)) + "\n"
 
 
-def block_as_markdown(block: Block) -> str:
+def _facts(facts: Sequence[Fact]) -> list[Block]:
+    """Return facts as a list, if there are any."""
+    lines = [_fill(f"{fact.name}: {fact.text}", "- ", "  ") for fact in facts]
+    return ["\n".join(lines)] if lines else []
+
+
+def block_as_markdown(block: str | Heading | Table | Picture) -> str:
     """Render a block as Markdown."""
     if isinstance(block, Heading):
         return f"{'#' * block.level} {block.text}"

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import compress
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
 from clipkit.analysis import results
 from clipkit.analysis.compare import comparison
-from clipkit.analysis.compare.comparison import Bools
 from clipkit.analysis.results import Row, newest_entry
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
-from clipkit.base.matrices import Int64
-from clipkit.features.columns import HIGHER, NOTHING, SETTINGS, SHARE, all_columns
-from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
-from clipkit.features.matching import choose_split
-from clipkit.features.model import FeatureFile, known_columns
-from clipkit.features.provenance import is_untrained, provenance
+from clipkit.features.columns import HIGHER, SHARE, all_columns
+from clipkit.features.model import known_columns
+from clipkit.features.provenance import provenance
 from clipkit.report import summary
 from clipkit.report.blocks import Bar, Block, Cell, Fact, Heading, Measurement, Number, Table
 from clipkit.report.markdown import (
@@ -36,9 +30,9 @@ from clipkit.report.markdown import (
     highest,
     mean_measurement,
 )
-from clipkit.report.steps import newest_settings, run_settings, settings
+from clipkit.report.scored import Scored
+from clipkit.report.steps import newest_settings
 from clipkit.report.tables import Pair, difference_table, layer_table
-from clipkit.statistics import metrics
 from clipkit.statistics.claims import control_sentences
 
 MOST_RUNS = 100  # of a file in a table
@@ -61,113 +55,6 @@ SHOWN = [
     if column.unit is SHARE and column.better == HIGHER and column.name != "acc1"
 ]
 TRAINING_IMAGES = "another draw of training images"
-
-
-@dataclass(frozen=True)
-class Scored:
-    """The runs of a result, and which images of the evaluated split each gets right.
-
-    The images are in the order of their ids.
-    """
-
-    name: str
-    file: FeatureFile
-    split: str
-    runs: list[Row]
-    ids: list[str]
-    labels: Int64
-    right: Bools  # (R, N)
-    clusters: Int64 | None  # (N), of images that depend on each other
-    untestable: str  # why the accuracies are not tested, or ""
-
-    @classmethod
-    def read(cls, name: str, file: FeatureFile) -> Scored:
-        """Read the runs of a result with labels."""
-        _, split = choose_split(file)
-        scored = results.scored_runs(file, split)
-        right = scored.predicted == scored.labels
-        order = sorted(range(len(scored.ids)), key=scored.ids.__getitem__)
-        ids = sorted(scored.ids)
-        labels, right = scored.labels[order], right[:, order]
-        clusters = file.splits[split].cluster
-        if clusters is not None:
-            clusters = clusters[order]
-        why = results.untestable(file, split)
-        return cls(name, file, split, scored.rows, ids, labels, right, clusters, why)
-
-    @property
-    def has_one_run(self) -> bool:
-        """Whether there is no choice among runs."""
-        return len(self.runs) == 1
-
-    def draws(self) -> list[list[int]]:
-        """Return the numbers of the runs that differ in nothing but their draw of rows."""
-        if not any("draw" in run for run in self.runs):
-            return [[number] for number in range(len(self.runs))]
-        alike: dict[str, list[int]] = {}
-        for number, run in enumerate(self.runs):
-            settings = [run.get(name) for name in SETTINGS if name != "draw"]
-            alike.setdefault(repr(settings), []).append(number)
-        return list(alike.values())
-
-    @property
-    def is_control(self) -> bool:
-        """Whether the model is an untrained control."""
-        return is_untrained(self.file)
-
-    @cached_property
-    def settings(self) -> str:
-        """What a result and its control share, or "" if the history does not tell the prompts."""
-        return settings(self.file)
-
-    def runs_like(self, other: Scored, run: int) -> Scored:
-        """Return only the runs with the settings of a run of another result."""
-        wanted = run_settings(other.file, other.runs[run])
-        is_alike = np.array([run_settings(self.file, run) == wanted for run in self.runs])
-        return replace(self, runs=list(compress(self.runs, is_alike)), right=self.right[is_alike])
-
-    def measure(self, run: int | None = None) -> Measurement:
-        """Return the accuracy of a run, by default of the most accurate."""
-        accuracies = self.right.mean(axis=1)
-        if run is None:
-            run = int(np.argmax(accuracies))
-        value = float(accuracies[run])
-        if self.untestable:
-            return Measurement(value, "%")
-        rows = metrics.effective_rows(self.right[run], self.clusters)
-        return Measurement(value, "%", *metrics.wilson(value, rows))
-
-    @cached_property
-    def origin(self) -> Origin:
-        """What gives the ids their meaning: images of different data sets may have the same."""
-        return origin(self.file, self.split)
-
-    def images(self) -> list[tuple[str, str]]:
-        """Return the ids of the images, each with the name of its class."""
-        names = np.array(results.class_names(self.file, self.labels.max()))
-        return list(zip(self.ids, names[self.labels].tolist(), strict=True))
-
-    def images_digest(self) -> str:
-        """Return a digest of the images, their classes and the data set that they are from."""
-        key = f"{self.origin.key!r}\n{self.images()!r}"
-        return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-
-    def holds(self, part: Scored) -> bool:
-        """Whether the images of another result are some of the images of this one."""
-        is_larger = len(self.ids) > len(part.ids) and self.origin.key == part.origin.key
-        if not is_larger or relate(self.origin, part.origin) != SAME_IMAGES:
-            return False
-        return set(part.images()).issubset(self.images())
-
-    def take_images_of(self, part: Scored) -> Scored:
-        """Return the runs on the images of another result, which are some of this one's."""
-        split = self.file.splits[self.split]
-        taken = split.take(np.flatnonzero(np.isin(split.ids, part.ids)))
-        known = known_columns(self.file)
-        of_rows = [name for name, column in known.items() if column.depends_on != NOTHING]
-        unknown = dict.fromkeys(filter(self.file.runs.__contains__, of_rows), np.nan)
-        scored = Scored.read(self.name, replace(self.file, splits={self.split: taken}))
-        return replace(scored, runs=[run | unknown for run in self.runs])
 
 
 @dataclass(frozen=True)
@@ -220,7 +107,6 @@ class SameImages:
     def section(self) -> list[Block]:
         """Return the accuracies and their paired differences, below a heading."""
         blocks: list[Block] = [self._heading(), self._accuracies(), *self._notes()]
-        blocks += self._layers()
         single = [one for one in self.results if one.has_one_run and not one.untestable]
         blocks += SameImages(single)._paired_differences()
         several = [scored for scored in self.results if not scored.has_one_run]
@@ -230,7 +116,11 @@ class SameImages:
                 f"{_names(several)}. Choose a run with clipkit compare --run or clipkit probe "
                 "--val."
             )
-        return blocks + self._sweeps()
+        return blocks
+
+    def changes(self) -> list[Block]:
+        """Return the accuracies by layer, and of the runs of each result with several."""
+        return self._layers() + self._sweeps()
 
     def _heading(self) -> Heading:
         """Return the heading: the data set, the split, and the numbers of images and classes."""
@@ -240,7 +130,7 @@ class SameImages:
         classes -= results.NONE in (first.file.class_names or [])  # no class of images
         heading = f"{dataset}, {first.split}: {len(first.ids):,} images, {classes} classes"
         heading += results.labels_suffix(first.file)
-        return Heading(2, escape(heading))
+        return Heading(3, escape(heading))
 
     def _notes(self) -> list[str]:
         """Return what limits the accuracies, and which runs and images are not shown."""
@@ -285,7 +175,7 @@ class SameImages:
             if len(set(map(itemgetter(*SETTING_COLUMNS), rows))) < len(rows):
                 for numbers, row in zip(groups, rows, strict=True):
                     row["run"] = f"{numbers[0]}"
-            blocks.append(Heading(3, f"{escape(scored.name)}: {count(len(scored.runs), 'run')}"))
+            blocks.append(Heading(4, f"{escape(scored.name)}: {count(len(scored.runs), 'run')}"))
             if any(len(numbers) > 1 for numbers in groups):
                 blocks.append(OF_DRAWS)
             blocks.append(_key_table(rows, [scored.name] * len(rows)))
@@ -455,36 +345,49 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
     )
 
 
-def sum_up(groups: Iterable[SameImages]) -> list[Fact]:
+class MainResults(NamedTuple):
+    """The main result of each model on each data set, what was found, and the lowest class."""
+
+    results: list[Scored]
+    facts: list[Fact]
+    lowest: list[Fact]
+
+
+def sum_up(groups: Iterable[SameImages]) -> MainResults:
     """Sum up the main result of each model on each data set, and name the lowest class of one.
 
-    The main result is the first: one of one run if possible, and one that has a control.
+    The main result is the most accurate: of those of one run if there are any, and of those that
+    have a control.
     """
     by_source: dict[tuple[str, str], list[tuple[Scored, SameImages]]] = {}
     for group in groups:
         for scored in group.trained:
             found = provenance(scored.file)
             by_source.setdefault((found.model, found.dataset), []).append((scored, group))
-    facts: list[Fact] = []
+    main = MainResults([], [], [])
     has_control = False
     for source, candidates in by_source.items():
         has_control |= any(len(group.trained) < len(group.results) for _, group in candidates)
-        title = _title(source, [*by_source])
-        scored, group = min(candidates, key=_rank)
+        best = min(map(_rank, candidates))
+        equal = [candidate for candidate in candidates if _rank(candidate) == best]
+        scored, group = max(equal, key=_accuracy_and_settings)
         # of several runs, the most accurate
         predictions = results.predictions(scored.file, scored.split)
-        fact = _main_fact(scored, group, predictions)
-        if len(candidates) > 1:
-            chosen = f" It is the first of {len(candidates)} results here"
-            if scored is not candidates[0][0]:
-                chosen += ", since results of one run and with a control come before others"
-            fact = replace(fact, details=f"{fact.details}{chosen}.")
-        facts.append(replace(fact, name=title))
-        if len(facts) == 1 and not scored.untestable:
-            facts += summary.lowest_class(predictions, scored.name)
-    if facts and not has_control:
-        facts.append(Fact("Control", control_sentences()))
-    return facts
+        tried = sum(len(candidate.runs) for candidate, _ in equal)
+        fact = _main_fact(scored, group, predictions, tried)
+        main.facts.append(replace(fact, name=_title(source, [*by_source])))
+        main.results.append(scored)
+        if len(main.facts) == 1 and not scored.untestable:
+            main.lowest.extend(summary.lowest_class(predictions, scored.name))
+    if main.facts and not has_control:
+        main.facts.append(Fact("Control", control_sentences()))
+    return main
+
+
+def _accuracy_and_settings(candidate: tuple[Scored, SameImages]) -> tuple[float, str]:
+    """Return what decides between candidates, without their files' names."""
+    scored, _ = candidate
+    return scored.measure().value, scored.settings
 
 
 def _title(source: tuple[str, str], sources: Sequence[tuple[str, str]]) -> str:
@@ -498,8 +401,10 @@ def _title(source: tuple[str, str], sources: Sequence[tuple[str, str]]) -> str:
     return title
 
 
-def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictions) -> Fact:
-    """Compare a result with chance and with its controls."""
+def _main_fact(
+    scored: Scored, group: SameImages, predictions: results.Predictions, tried: int
+) -> Fact:
+    """Compare a result, the most accurate of `tried` runs, with chance and with its controls."""
     controls = []
     for control in group.controls_of(scored):
         if not control.untestable:
@@ -508,11 +413,12 @@ def _main_fact(scored: Scored, group: SameImages, predictions: results.Predictio
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs on {scored.split} (optimistic)"
         means = f"{means}, the most accurate of {runs}"
+    elif tried > 1:
+        means = f"{means}, best of {tried:,} results"
     missing = ""
     if len(group.trained) < len(group.results):
         missing = "No untrained control was made in the same way from the same prompts."
     why = escape(scored.untestable)
-    tried = len(scored.runs)
     fact = summary.found(escape(means), predictions, controls, scored.name, missing, why, tried)
     if controls and not scored.has_one_run:
         chosen = " The control's run is the most accurate of its runs, too."

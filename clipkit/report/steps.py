@@ -185,6 +185,22 @@ def newest_settings(file: FeatureFile) -> str:
     return repr(_shared(newest_entry(file), None))
 
 
+def settings_of_any_model(file: FeatureFile) -> str:
+    """Return what results of different models share that ask in the same way, whatever the seed.
+
+    It is "" if the history does not say which prompts were used.
+    """
+    if not _are_prompts_known(file):
+        return ""
+    entries = []
+    for entry in file.history:
+        shared = omit(_shared(entry, file.class_names), ("seed", "preprocessing"))
+        if "model" in shared:
+            shared["model"] = shared["model"][1:]
+        entries.append(shared)
+    return repr(entries)
+
+
 def _are_prompts_known(file: FeatureFile) -> bool:
     """Whether the history of a result from prompts says which texts these are."""
     for entry in file.history:

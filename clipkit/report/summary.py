@@ -10,6 +10,7 @@ from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import Predictions, Row
+from clipkit.analysis.sections import KNOWN
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.cells import format_p
@@ -19,9 +20,10 @@ from clipkit.base.views import of_command
 from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
-from clipkit.report.tables import p_name
+from clipkit.report.markdown import p_name
 from clipkit.statistics import claims, metrics
 from clipkit.statistics.claims import CONTROL
+from clipkit.statistics.shared_errors import shared_error, words_of_names
 
 MAIN = "Main result"
 
@@ -123,6 +125,15 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     return [Fact("Lowest class", f"{text}.", source, class_name=printable[lowest])]
 
 
+def shared_errors(scored: Predictions, source: str) -> list[Fact]:
+    """Say which change of an attribute's value the errors share, by the words of class names."""
+    counts = results.count(scored).counts
+    shared = shared_error(counts, words_of_names(scored.class_names))
+    if shared is None:
+        return []
+    return [Fact("What errors share", f"{escape(claims.shared_error_sentence(shared))}.", source)]
+
+
 def answer(result: FeatureFile, source: str = "") -> list[Fact]:
     """Count and name the attributes of each group."""
     found = claims_of(result)
@@ -132,18 +143,18 @@ def answer(result: FeatureFile, source: str = "") -> list[Fact]:
     return facts
 
 
-def of_others(named: Mapping[str, FeatureFile]) -> list[Fact]:
-    """Say what results without classes of their own found, one line for each."""
-    facts = []
+def of_others(named: Mapping[str, FeatureFile]) -> dict[str, list[Fact]]:
+    """Say what results without classes of their own found, one line for each, by section."""
+    facts: dict[str, list[Fact]] = {}
     for name, result in named.items():
         command = str(results.newest_entry(result)["command"])
         question = of_command(command)
-        topic = "Found" if command == OWN_QUESTION else ""
+        section, topic = KNOWN, "Found" if command == OWN_QUESTION else ""
         if question is not None:
-            topic = question.topic
+            section, topic = question.section, question.topic
         if topic:
-            sentences = map(escape, findings(result))
-            facts += [Fact(topic, f"{sentence}.", name) for sentence in sentences]
+            for sentence in map(escape, findings(result)):
+                facts.setdefault(section, []).append(Fact(topic, f"{sentence}.", name))
     return facts
 
 

@@ -20,7 +20,7 @@ from clipkit.features.columns import columns_of_command
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Block, Cell, Number, Table
-from clipkit.report.markdown import format_percent
+from clipkit.report.markdown import format_percent, p_name
 from clipkit.statistics import metrics
 
 if TYPE_CHECKING:
@@ -45,11 +45,6 @@ class Pair(NamedTuple):
     right: Bools
     other: Bools
     clusters: Int64 | None = None
-
-
-def p_name(clusters: Int64 | None) -> str:
-    """Return what the p of a paired difference is called, on images in clusters (N) or not."""
-    return "McNemar's exact p" if clusters is None else "the exact p of signs of whole clusters"
 
 
 def difference_table(

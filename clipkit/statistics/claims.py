@@ -24,6 +24,7 @@ from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import INTERVAL, PAIRED, SHARE, rows_needed
+from clipkit.statistics.shared_errors import SharedError
 
 POINTS = "points"  # of a hundred, as a unit
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
@@ -679,9 +680,9 @@ def softmax_sentence(statistic: str, tau: float, values: ArrayLike, K: int) -> s
     of_images = f"on average over {_count(n, 'image')}"
     if statistic == "entropy":
         share = _format(mean / math.log(K), "%", 1)
-        return f"At τ {tau:g}, entropy is {share} of its maximum {of_images}"
+        return f"At τ {tau:.4g}, entropy is {share} of its maximum {of_images}"
     share, uniform = _format(mean, "%", 1), _format(1 / K, "%", 1)
-    return f"At τ {tau:g}, the top prompt gets {share} {of_images}; 1/K is {uniform}"
+    return f"At τ {tau:.4g}, the top prompt gets {share} {of_images}; 1/K is {uniform}"
 
 
 def threshold_sentence(row: Mapping[str, Any]) -> str:
@@ -1054,3 +1055,69 @@ def description_sentences(rows: Sequence[Mapping[str, Any]], claims: Sequence[Cl
     count = len(of_groups) - len(open_at)
     text = f"{count} of {len(of_groups)} groups differ from {OTHER_IMAGES} in a prompt"
     return [f"{text}; {NOT_DECIDED}: {_list(open_at)}" if open_at else text]
+
+
+# ---- Two models, and what errors share -----------------------------------------------------------
+
+
+def unpaired_difference(
+    first: Sequence[ArrayLike], second: Sequence[ArrayLike], comparisons: int
+) -> tuple[Floats, Floats]:
+    """Return the differences (A,) of numbers with limits, and what they must exceed.
+
+    It is the half width of the interval of the difference (Newcombe 1998, method 10), widened for
+    a number of comparisons (Bonferroni).
+
+    >>> _, half = unpaired_difference(([0.9], [0.85], [0.95]), ([0.7], [0.65], [0.75]), 1)
+    >>> half.round(3).tolist()
+    [0.071]
+    """
+    from scipy.special import ndtri
+
+    value_a, low_a, high_a = (np.asarray(ends, np.float64) for ends in first)
+    value_b, low_b, high_b = (np.asarray(ends, np.float64) for ends in second)
+    below = np.hypot(value_a - low_a, high_b - value_b)
+    above = np.hypot(high_a - value_a, value_b - low_b)
+    wider = float(ndtri(1 - LEVEL / 2 / comparisons) / ndtri(1 - LEVEL / 2))
+    difference = value_a - value_b
+    return difference, wider * np.where(difference > 0, below, above)
+
+
+MOST_IN_TITLE = 6  # attributes of a group
+
+
+def attributes_title(claims: Sequence[Claim], model: str) -> str:
+    """Name the attributes that a model knows, those that words do not reach, and count the rest.
+
+    >>> known = Claim("colour", 0.9, 0.8, 1.0, Reference("chance", 0.5), 100, verdict=REACHED)
+    >>> others = [replace(known, subject="y", verdict=NOT_REACHED), replace(known, verdict="x")]
+    >>> attributes_title([known, *others], "tiny")
+    'tiny knows colour; words do not reach y; 1 of 3 attributes x'
+    """
+    said = {REACHED: "{} knows {}", NOT_REACHED: "words do not reach {1}"}
+    said[SAID[REACHED]], said[SAID[NOT_REACHED]] = "{} says {}", "it does not say {1}"
+    parts = []
+    for name, members in attribute_groups(claims).items():
+        names = [claim.subject for claim in members]
+        listed = ", ".join(names[:MOST_IN_TITLE])
+        if len(names) > MOST_IN_TITLE:
+            listed += f" and {len(names) - MOST_IN_TITLE} more"
+        if name in said:
+            parts.append(said[name].format(model, listed))
+        else:
+            parts.append(f"{len(names)} of {_count(len(claims), 'attribute')} {name}")
+    return "; ".join(parts)
+
+
+def shared_error_sentence(shared: SharedError) -> str:
+    """Say which change of an attribute's value the errors have in common.
+
+    >>> shared_error_sentence(SharedError("pattern", "banded", "striped", 614, 1000, 1860, 20, 20))
+    '614 of 1,000 banded images are called striped: 33 % of all errors, in 20 of 20 classes'
+    """
+    share = _format(shared.images / shared.errors, "%", 0)
+    text = f"{shared.images:,} of {shared.of:,} {shared.true} images are called {shared.predicted}"
+    text += f": {share} of all errors"
+    if shared.classes > 1:
+        text += f", in {shared.classes_with} of {shared.classes} classes"
+    return text

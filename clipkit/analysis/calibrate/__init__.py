@@ -7,6 +7,7 @@ from typing import Annotated
 from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import LogitsFile, Seed
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
+from clipkit.analysis.sections import PROBABILITIES
 from clipkit.base.options import EvalSplit, Temperatures, option, parse_temperatures, split_option
 from clipkit.features.columns import (
     ACC1,
@@ -92,6 +93,7 @@ ANALYSIS = Analysis(
     "Are the probabilities of classes right?",
     calibrate,
     columns=COLUMNS,
+    section=PROBABILITIES,
     layout=Layout(needed="nll", hidden="fitted information ece_null ece_null975 ece_equal_width"),
     claims=_claim,
     findings=_find,

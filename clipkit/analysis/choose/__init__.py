@@ -21,6 +21,7 @@ from clipkit.analysis.options import (
     pair_controls,
 )
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
+from clipkit.analysis.sections import CAPTIONS
 from clipkit.base.errors import UsageError
 from clipkit.features.columns import (
     CLUSTERS,
@@ -150,6 +151,7 @@ ANALYSIS = Analysis(
     "Is the right text told from similar wrong ones?",
     choose,
     columns=COLUMNS,
+    section=CAPTIONS,
     layout=LAYOUT,
     claims=_claim,
     findings=_find,

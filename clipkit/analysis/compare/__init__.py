@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from clipkit.analysis.layout import Columns, Layout, Row, make_cell, number
 from clipkit.analysis.options import TABLE, Cluster, Common, SameRows, Seed
 from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile, Input
+from clipkit.analysis.sections import BETTER
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
     OUTPUT_PANEL,
@@ -310,6 +311,7 @@ ANALYSIS = Analysis(
     "Which result is better on the same images, and where?",
     compare,
     columns=COLUMNS,
+    section=BETTER,
     layout=LAYOUT,
     claims=_claim,
     findings=_find,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from clipkit.analysis.layout import number
 from clipkit.analysis.options import LogitsFile, Splits
 from clipkit.analysis.question import Analysis, Answer
+from clipkit.analysis.sections import CHANGES
 from clipkit.base.options import OUTPUT_PANEL, Temperatures, choice, flag, parse_temperatures
 from clipkit.features.columns import (
     ID,
@@ -171,4 +172,5 @@ ANALYSIS = Analysis(
     columns=COLUMNS,
     findings=_find,
     needs="temperature mean_entropy max_entropy",
+    section=CHANGES,
 )

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from clipkit.analysis.options import LabelledFile, Rows, Splits, read_cut
 from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile, Input
+from clipkit.analysis.sections import RIGHT
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
 from clipkit.features.columns import (
@@ -101,6 +102,7 @@ ANALYSIS = Analysis(
     "Which class does a kept probe give other images?",
     predict,
     columns=COLUMNS,
+    section=RIGHT,
     claims=_claim,
     needs="acc1",
 )

@@ -22,6 +22,7 @@ from clipkit.analysis.options import (
     Table,
 )
 from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.sections import RIGHT
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.options import (
@@ -320,6 +321,7 @@ ANALYSIS = Analysis(
     "What can a simple classifier read from the features?",
     probe,
     columns=COLUMNS,
+    section=RIGHT,
     layout=Layout(needed="draw", arrange=_mean_of_draws),
     claims=_claim,
     findings=_find,

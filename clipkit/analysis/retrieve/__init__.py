@@ -18,6 +18,7 @@ from clipkit.analysis.options import (
     pair_controls,
 )
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
+from clipkit.analysis.sections import CAPTIONS
 from clipkit.base.options import ROWS_PANEL, flag, option, parse_counts, split_words
 from clipkit.features.columns import (
     CLUSTERS,
@@ -142,6 +143,7 @@ ANALYSIS = Analysis(
     "Do images find their captions, and captions their images?",
     retrieve,
     columns=COLUMNS,
+    section=CAPTIONS,
     layout=Layout(
         needed="split k recall queries candidates",
         titles={"split": "task"},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from clipkit.analysis.layout import number
 from clipkit.analysis.options import Cluster, Common, Seed, Table
 from clipkit.analysis.question import Analysis, FeatureFile, Input
+from clipkit.analysis.sections import PROBABILITIES
 from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, flag, option, parse_numbers, split_option
 from clipkit.features.columns import (
@@ -213,6 +214,7 @@ ANALYSIS = Analysis(
     "Above which cosine do an image and a prompt match?",
     threshold,
     columns=COLUMNS,
+    section=PROBABILITIES,
     check=_check,
     claims=_claim,
     findings=_find,

@@ -14,6 +14,7 @@ from clipkit.analysis.options import (
     read_cut,
 )
 from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.sections import RIGHT
 from clipkit.features.columns import (
     ACC1,
     ACC1_ANSWERED,
@@ -118,6 +119,7 @@ ANALYSIS = Analysis(
     "How often is the most similar prompt the right one?",
     zeroshot,
     columns=COLUMNS,
+    section=RIGHT,
     claims=_claim,
     findings=_find,
     needs="acc1 acc1_low acc1_high",

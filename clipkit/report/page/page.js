@@ -118,11 +118,12 @@ dialog.addEventListener("click", (event) => { if (event.target.localName !== "im
 // A link into what is folded away unfolds it.
 function unfold() {
   const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-  const details = target && target.closest("details");
-  if (details && !details.open) {
-    details.open = true;
-    target.scrollIntoView();
+  let isFolded = false;
+  for (let one = target && target.closest("details"); one; one = one.parentElement.closest("details")) {
+    isFolded ||= !one.open;
+    one.open = true;
   }
+  if (isFolded) target.scrollIntoView();
 }
 addEventListener("hashchange", unfold);
 unfold();

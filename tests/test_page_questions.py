@@ -1,0 +1,78 @@
+"""The questions of a page: what errors share, ways of asking, and two models in one picture."""
+
+import numpy as np
+import pytest
+from factories.results import LABELS, write_results
+from test_report_files import write_result
+
+from clipkit.analysis import find
+from clipkit.analysis.question import Analysis
+from clipkit.analysis.sections import BETTER, MISTAKES, RIGHT, SECTIONS
+from clipkit.features import read, write
+from clipkit.report import as_html, as_markdown, of_files
+from clipkit.statistics.shared_errors import shared_error, words_of_names
+
+NAMES = [f"{pattern} {outline}" for pattern in ("banded", "striped", "solid") for outline in "abcd"]
+
+
+def test_each_question_has_a_section_of_the_page():
+    names = ("probe", "zeroshot", "compare", "retrieve", "calibrate", "entropy", "attributes")
+    assert all(find(name).section in SECTIONS for name in names)
+    assert find("compare").section == BETTER
+    assert Analysis("own", "What?", len).section in SECTIONS
+
+
+def confused(n, rng):
+    """Return the counts (12, 12) of classes whose n errors each go to a random other class."""
+    counts = 20 * np.eye(12, dtype=np.int64)
+    for true in range(12):
+        for step in rng.integers(1, 12, n):
+            counts[true, (true + step) % 12] += 1
+    return counts
+
+
+def test_errors_that_share_a_change_of_an_attribute_are_said_with_their_numbers():
+    counts = confused(2, np.random.default_rng(0))
+    for outline in range(4):
+        counts[outline, 4 + outline] += 9  # banded as striped
+    found = shared_error(counts, words_of_names(NAMES))
+    assert (found.true, found.predicted) == ("banded", "striped")
+    assert found.images == counts[:4, 4:8].sum()
+    assert (found.of, found.errors) == (counts[:4].sum(), counts.sum() - np.trace(counts))
+    assert (found.classes_with, found.classes) == (4, 4)
+
+
+@pytest.mark.exhaustive
+def test_independent_errors_share_nothing_in_more_than_97_of_100_worlds():
+    values = words_of_names(NAMES)
+    said = [shared_error(confused(3, np.random.default_rng(n)), values) for n in range(300)]
+    wrong = sum(one is not None for one in said)
+    assert wrong <= 15  # 7.5 are expected of 2.5 %; 15 or more have a probability of 1 %
+
+
+def test_the_order_of_the_files_does_not_change_the_page(tmp_path):
+    files = [write_result(tmp_path / f"{name}.h5", n, n) for name, n in (("a", 120), ("z", 150))]
+    pages = [of_files(files), of_files(files[::-1])]
+    assert [page.facts[0].source for page in pages] == ["z.h5", "z.h5"]
+    assert "best of 2 results" in pages[0].facts[0].text
+
+
+def test_two_models_that_were_asked_alike_are_compared_first(tmp_path):
+    folders = [write_results(tmp_path / name) for name in ("one", "two")]
+    other = read(folders[1] / "img.svm.h5")
+    other.history[0]["model"] |= {"name": "other", "digest": "sha256:9"}
+    predicted = np.where(np.arange(200) < 90, LABELS, (LABELS + 1) % 5)
+    other.splits["test"].predicted = predicted[None]
+    write(folders[1] / "img.svm.h5", other, force=True)
+    page = of_files([folder / "img.svm.h5" for folder in folders])
+    first, second, third, *_ = page.questions
+    assert [first.section, second.section, third.section] == [BETTER, RIGHT, MISTAKES]
+    sentence = first.facts[0].text
+    assert sentence.startswith("clip-vit-base-patch32 is above other by 30.0 points (")
+    assert first.table.rows[0][1:3] == ["75.00", "45.00"]
+    text = as_markdown(page)
+    assert text.index("## Which model is better?") < text.index("## How often is it right?")
+    html = as_html(page)
+    assert html.index("Which model is better?") < html.index("How often is it right?")
+    alone = of_files([folders[0] / "img.svm.h5"])
+    assert all(question.section != BETTER for question in alone.questions)
