@@ -90,6 +90,13 @@ NAMED = {"zeroshot": 0.7, "zeroshot_low": 0.6, "other_words95": 0.3}
 REACH = {"reach": 0.8, "reach_low": 0.6, "reach_high": 1.0}
 PART = {"reach": 0.4, "reach_low": 0.35, "reach_high": 0.45}
 SILENT = {"zeroshot": 0.2, "zeroshot_low": 0.1, "reach": 0, "reach_low": -0.1, "reach_high": 0.1}
+GIVEN = {"given_name": "noise", "given": 0.4, "given_low": 0.3, "given_high": 0.5}
+WORDS_GIVEN = {
+    "zeroshot_given_name": "noise",
+    "zeroshot_given": 0.4,
+    "zeroshot_given_low": 0.3,
+    "zeroshot_given_high": 0.5,
+}
 GROUPED = [
     ("learned and reached by words", LEARNED | NAMED | REACH),
     ("learned, words reach part", LEARNED | NAMED | PART),
@@ -102,6 +109,16 @@ GROUPED = [
     ("learned, not decided for words", LEARNED | NAMED | PART | {"reach_high": 0.51}),
     ("learned", LEARNED),  # no words
     ("there without training", LEARNED | {"gain_low": 0.2, "gain_high": 0.29}),  # half is 0.3
+    ("learned", LEARNED | GIVEN),
+    ("learned only through noise", LEARNED | GIVEN | {"given_low": 0.2, "given_high": 0.49}),
+    ("not decided", LEARNED | GIVEN | {"given_low": 0.2, "given_high": 0.51}),
+    ("not decided", LEARNED | GIVEN | {"given_low": np.nan}),
+    ("learned and reached by words", LEARNED | NAMED | REACH | WORDS_GIVEN),
+    (
+        "learned, not decided for words",
+        LEARNED | NAMED | REACH | WORDS_GIVEN | {"zeroshot_given_low": 0.19},
+    ),
+    ("learned, not reached", LEARNED | NAMED | PART | WORDS_GIVEN | {"zeroshot_given_low": 0.19}),
     ("not decided", LEARNED | {"gain_low": 0.2, "gain_high": 0.31}),
     ("not decided", LEARNED | {"gain_low": 0.29}),
     ("not decided", HELD),  # no control
@@ -154,10 +171,11 @@ def test_few_other_texts_of_the_file_are_replaced_by_its_neutral_ones(capsys):
     assert capsys.readouterr().err.count(noted) == 1
     assert result.history[-1]["neutral"] == ["class"]
     (row,) = result.rows()
-    assert row == measured(images, rest, controls=controls)
+    assert row == pytest.approx(measured(images, rest, controls=controls), nan_ok=True)
     assert group_of(row)[0] == REACHED
     rest.other_features, rest.other_texts = neutral.features, neutral.texts
-    assert row == measured(images, rest, controls=controls)  # its own texts suffice
+    own = measured(images, rest, controls=controls)  # its own texts suffice
+    assert row == pytest.approx(own, nan_ok=True)
     assert "neutral" not in capsys.readouterr().err
     neutral.other_features, neutral.other_texts = others[:19], neutral.other_texts[:19]
     assert np.isnan(measured(images, neutral, controls=controls)["other_words95"])

@@ -759,7 +759,11 @@ NOT_REACHED = "learned, not reached"
 LEARNED = "learned"
 NO_WORDS = "learned, not decided for words"
 WITHOUT_TRAINING = "there without training"
-GROUPS = (REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS, WITHOUT_TRAINING, NOT_DECIDED)
+ONLY_THROUGH = "learned only through"  # and the name of another attribute
+GROUPS = (
+    *(REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS, ONLY_THROUGH, WITHOUT_TRAINING),
+    NOT_DECIDED,
+)
 
 # What the groups are called if the words are a generative model's own answers
 SAID = {
@@ -768,6 +772,7 @@ SAID = {
     NOT_REACHED: "held, not said",
     LEARNED: "held",
     NO_WORDS: "held, not decided whether said",
+    ONLY_THROUGH: "held only through",
 }
 AT_CHANCE = "the interval of the probe ends within 2 points of chance"
 FEW_TO_FIT = "words are above chance, but the probe is not: it needs more images to fit"
@@ -775,6 +780,8 @@ OF_GAIN = "the interval of the gain over the control includes half"
 OF_REACH = "the interval of reach includes half"
 OTHERS_AS_WELL = "other words do as well"
 OF_WORDS = "the interval of zeroshot includes chance"
+GIVEN = "within the values of {}, the interval of {} includes chance"
+INSEPARABLE = "each of its values goes with one value of {}"
 
 
 def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str = "%") -> Claim:
@@ -793,7 +800,7 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
     unit : {"%", ""}
     """
     group, because, needs = group_of(row)
-    name = SAID.get(group, group) if is_said else group
+    name = _said(group) if is_said else group
     probe, low, high = (_number(row, f"probe{end}") for end in ("", "_low", "_high"))
     against = Reference(CHANCE, _number(row, "chance"))
     if because in (NO_CONTROL, OF_GAIN):
@@ -802,58 +809,86 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
     return Claim(row["attribute"], probe, low, high, against, n, unit, run, name, because, needs)
 
 
+def _said(group: str) -> str:
+    """Return what a group is called if the words are a generative model's own answers."""
+    if group.startswith(ONLY_THROUGH):
+        return SAID[ONLY_THROUGH] + group.removeprefix(ONLY_THROUGH)
+    return SAID.get(group, group)
+
+
 def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
     """Return the group of a row of `attributes`, why it is not decided, and what this needs."""
-    n = _number(row, "rows")
-
-    def verdict(name: str, against: float) -> str:
-        limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
-        return decide(*limits, against, against)
-
-    def needed(name: str, against: float, classes: int = 0) -> float:
-        limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
-        return rows_needed(_number(row, name), limits, against, n, classes=classes)
-
-    classes = int(row.get("values", 0)) if "metric" not in row else 0  # of a mean recall
     chance, probe = _number(row, "chance"), _number(row, "probe")
     least, half = chance + ABOVE_CHANCE, HALF * (probe - chance)
     if math.isnan(_number(row, "probe_low")):
         return NOT_DECIDED, NO_INTERVAL, math.nan
-    if verdict("probe", least) != ABOVE:  # a probe with few rows may fail where words do not
-        if verdict("zeroshot", least) == ABOVE:
+    if _against(row, "probe", least) != ABOVE:
+        # a probe with few rows may fail where words do not
+        if _against(row, "zeroshot", least) == ABOVE:
             return NOT_DECIDED, FEW_TO_FIT, math.nan
         if probe <= least:
             return NOT_DECIDED, AT_CHANCE, math.nan
-        return (
-            NOT_DECIDED,
-            f"the interval of the probe includes {CHANCE}",
-            needed("probe", least, classes),
-        )
+        because = f"the interval of the probe includes {CHANCE}"
+        return NOT_DECIDED, because, _needed(row, "probe", least, is_recall=True)
     if math.isnan(_number(row, "gain_low")):
         return NOT_DECIDED, NO_CONTROL, math.nan
-    kept = verdict("gain", half)
+    kept = _against(row, "gain", half)
     if kept == BELOW:
         return WITHOUT_TRAINING, "", math.nan
     if kept == NOT_DECIDED:
-        return NOT_DECIDED, OF_GAIN, needed("gain", half)
+        return NOT_DECIDED, OF_GAIN, _needed(row, "gain", half)
+    confounder = str(row.get("given_name", ""))
+    if confounder and _against(row, "given", least) != ABOVE:
+        if math.isnan(_number(row, "given_low")):
+            return NOT_DECIDED, INSEPARABLE.format(confounder), math.nan
+        if _against(row, "given", chance + half) == BELOW:
+            return f"{ONLY_THROUGH} {confounder}", "", math.nan
+        return NOT_DECIDED, GIVEN.format(confounder, "the probe"), _needed(row, "given", least)
     if math.isnan(_number(row, "zeroshot")):
         return LEARNED, "", math.nan
-    reach = verdict("reach", HALF)
+    return _group_by_words(row, chance)
+
+
+def _group_by_words(row: Mapping[str, Any], chance: float) -> tuple[str, str, float]:
+    """Return the group of a learned attribute by its words, as `group_of` does.
+
+    Words must be above chance, also within the values of a confounder, and above 95 % of other
+    words in their place.
+    """
+    reach = _against(row, "reach", HALF)
     if reach == NOT_DECIDED:
-        return NO_WORDS, OF_REACH, needed("reach", HALF)
-    # words must be above chance, and above 95 % of other words in their place
-    if verdict("zeroshot", chance) != ABOVE:
+        return NO_WORDS, OF_REACH, _needed(row, "reach", HALF)
+    if _against(row, "zeroshot", chance) != ABOVE:
         if reach == BELOW:
             return NOT_REACHED, "", math.nan
-        return NO_WORDS, OF_WORDS, needed("zeroshot", chance, classes)
+        return NO_WORDS, OF_WORDS, _needed(row, "zeroshot", chance, is_recall=True)
     if math.isnan(_number(row, "other_words95")):
         return NO_WORDS, FEW_OTHERS, math.nan
     exceed_others = _number(row, "zeroshot") > _number(row, "other_words95")
+    confounder = str(row.get("zeroshot_given_name", ""))
+    is_own = not confounder or _against(row, "zeroshot_given", chance) == ABOVE
     if reach == BELOW:
-        return PARTLY if exceed_others else NOT_REACHED, "", math.nan
+        return PARTLY if exceed_others and is_own else NOT_REACHED, "", math.nan
     if not exceed_others:
         return NO_WORDS, OTHERS_AS_WELL, math.nan
+    if not is_own:
+        because = GIVEN.format(confounder, "zeroshot")
+        return NO_WORDS, because, _needed(row, "zeroshot_given", chance)
     return REACHED, "", math.nan
+
+
+def _against(row: Mapping[str, Any], name: str, against: float) -> str:
+    """Tell whether the interval of a column is above or below a number."""
+    return decide(_number(row, f"{name}_low"), _number(row, f"{name}_high"), against, against)
+
+
+def _needed(row: Mapping[str, Any], name: str, against: float, is_recall: bool = False) -> float:
+    """Return the rows that decide a column of `attributes` against a number."""
+    limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
+    classes = 0
+    if is_recall and "metric" not in row:
+        classes = int(row.get("values", 0))
+    return rows_needed(_number(row, name), limits, against, _number(row, "rows"), classes=classes)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:
@@ -868,10 +903,19 @@ def group_order() -> list[str]:
 
 def attribute_groups(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
     """Return the claims of `attributes` by group, in the order of groups."""
-    groups: dict[str, list[Claim]] = {name: [] for name in group_order()}
-    for claim in claims:
+    groups: dict[str, list[Claim]] = {}
+    for claim in sorted(claims, key=lambda claim: group_place(claim.verdict)):
         groups.setdefault(claim.verdict, []).append(claim)
-    return {name: members for name, members in groups.items() if members}
+    return groups
+
+
+def group_place(group: str) -> int:
+    """Return the place of a group in the order of groups; those of one kind have one place."""
+    order = group_order()
+    for place, name in enumerate(order):
+        if group == name or (name.endswith("only through") and group.startswith(name)):
+            return place
+    return len(order)
 
 
 def attribute_names(claims: Sequence[Claim]) -> dict[str, str]:

@@ -26,6 +26,7 @@ from clipkit.features.columns import (
     NUMBER,
     ROW_COUNT,
     SHARE,
+    TEXT,
     VALUES,
     Column,
 )
@@ -188,6 +189,26 @@ COLUMNS = (
         has_interval=True,
         number_with="null5",
     ),
+    Column(
+        "given",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        reference="chance",
+        number_with="null5",
+    ),
+    Column("given_name", TEXT, LABELS),
+    Column(
+        "zeroshot_given",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        reference="chance",
+        number_with="null5",
+    ),
+    Column("zeroshot_given_name", TEXT, LABELS),
 )
 
 
@@ -242,7 +263,7 @@ LAYOUT = Layout(
     needed="reach",
     columns="attribute metric values positives rows chance null zeroshot other_words names random "
     "probe control reach",
-    hidden="null5 null95 gain",
+    hidden="null5 null95 gain given given_name zeroshot_given zeroshot_given_name",
     titles={"other_words": "other words"},
 )
 

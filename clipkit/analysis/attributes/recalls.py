@@ -13,6 +13,9 @@ other values are left out.
 - `probe` is the probe on the whole embedding.
 - `control` is that probe on the embedding of an untrained control.
 
+- `given` is the recall of the probe within the values of another attribute, and `zeroshot_given`
+  that of the words: of all attributes that go with this one, the one with the least recall.
+
 The probe is a logistic regression on standardised columns, with all values weighted equally. It
 gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
 on.
@@ -23,6 +26,7 @@ the words for 1, and by the probe's score. Numbers are predicted by a ridge regr
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -51,6 +55,7 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import prompts_entry
 from clipkit.probes.classifiers import LOGREG, names_taking
+from clipkit.statistics import confounders
 from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS
 from clipkit.statistics.dependence import permute
 from clipkit.statistics.score_metrics import METRICS, RANKED, RECALL, ridge
@@ -171,6 +176,7 @@ class _Settings(NamedTuple):
     C: float
     seed: int
     random: int  # number of sets of random directions
+    confounders: Sequence[Attribute] = ()  # any that go with an attribute are
 
 
 @checked
@@ -223,9 +229,12 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         there are FEWEST_OTHERS; `names`; `random` and `control` with their range; and `reach`,
         (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). With
         controls, `gain` is the paired difference of the probe to the control for which the lower
-        limit of its 95 % interval is lowest. NaN marks what does not apply; `reach` is NaN if the
-        lower limit of `probe` is not 0.02 above chance, and so are `gain` and the interval of
-        `probe` if over 1 % of the scored images were fitted.
+        limit of its 95 % interval is lowest. `given` and `zeroshot_given` are what the probe and
+        the words score within the values of `given_name` and `zeroshot_given_name`: of the table's
+        attributes that go with this one, the one that leaves the least (see
+        `statistics.confounders`); "" if there are none. NaN marks what does not apply; `reach` is
+        NaN if the lower limit of `probe` is not 0.02 above chance, and so are `gain` and the
+        interval of `probe` if over 1 % of the scored images were fitted.
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
         `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
@@ -248,7 +257,8 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     caveats = find_shared("fitted", scored.split, own.X, own.X_scored)
     untrained = check_controls(controls, images, [fit.split, scored.split])
     embeddings = [own, *[_Embeddings(control.images, fit, scored) for control in untrained]]
-    settings = _Settings(metric, C, seed, random)
+    table_columns = [*annotations.attributes, *annotations.others]
+    settings = _Settings(metric, C, seed, random, table_columns)
     measured = _measure_each(annotations.attributes, embeddings, words, settings)
     rows = [one.row for one in measured]
     if not results.is_testable(caveats):
@@ -634,7 +644,62 @@ class _Attribute:
         row |= _with_range("control", list(map(self._score, of_controls)))
         row |= self._reach(row, zero, predicted)
         gains = [self._gain(predicted, of_control) for of_control in of_controls]
-        return row | min(gains, key=itemgetter("gain_low"), default={})
+        row |= min(gains, key=itemgetter("gain_low"), default={})
+        return row | self._given("given", predicted) | self._given("zeroshot_given", zero)
+
+    @functools.cached_property
+    def _confounders(self) -> list[Attribute]:
+        """The attributes that go with this one, by their association in all rows that have both.
+
+        Interactions are none, nor is an attribute that has this one as a part.
+        """
+        found = []
+        for other in self.settings.confounders:
+            if other.name == self.attribute.name or other.parts:
+                continue
+            own, of_other = [], []
+            for rows in (self.fit, self.scored):
+                is_known = rows.codes(other) >= 0
+                own.append(rows.codes(self.attribute)[is_known])
+                of_other.append(rows.codes(other)[is_known])
+            a, b = np.concatenate(own), np.concatenate(of_other)
+            if len(a) and self._is_associated(a, other, b):
+                found.append(other)
+        return found
+
+    def _is_associated(self, a: Int64, other: Attribute, b: Int64) -> bool:
+        low = confounders.cramers_v_low(a, b, self.rows_per_cluster)
+        return low > confounders.LEAST and not confounders.determines(b, a)
+
+    @functools.cached_property
+    def rows_per_cluster(self) -> float:
+        """The mean number of scored rows that depend on each other; 1 for independent ones."""
+        clusters = self.embeddings[0].file.splits[self.scored.split].cluster
+        if clusters is None or not len(self.scored.numbers):
+            return 1.0
+        return len(self.scored.numbers) / len(np.unique(clusters[self.scored.numbers]))
+
+    def _given(self, name: str, predicted: Predicted | None) -> Row:
+        """Return the score within the values of the confounder that leaves the least of it.
+
+        If no row could show it, the limits are NaN, with the confounder's name.
+        """
+        least, of_least = confounders.UNKNOWN, ""
+        if predicted is not None and not self.metric.is_error:
+            for other in self._confounders:
+                found = self._given_one(predicted, other)
+                if not of_least or not found.low >= least.low:
+                    least, of_least = found, other.name
+                if math.isnan(least.low):
+                    break
+        limits = {f"{name}_low": least.low, f"{name}_high": least.high}
+        return {name: least.value, **limits, f"{name}_name": of_least}
+
+    def _given_one(self, predicted: Predicted, other: Attribute) -> confounders.Given:
+        strata = self.scored.codes(other)
+        known = strata >= 0
+        rows = self.truth[known], predicted[known], strata[known]
+        return confounders.recall_given(*rows, self.rows_per_cluster)
 
     def ranks(self, scored: SplitRows) -> Int64:
         """Rank the truth and the scores by words and by the probe (3, N), from 1 for the lowest.
@@ -751,6 +816,12 @@ class _Label(_Attribute):
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         return np.asarray(cosines.max(axis=1), np.float64)
 
+    def _given_one(self, predicted: Predicted, other: Attribute) -> confounders.Given:
+        strata = self.scored.codes(other)
+        known = strata >= 0
+        rows = self.truth[known], predicted[known], strata[known]
+        return confounders.score_given(self.metric, *rows, self.rows_per_cluster)
+
     def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         if X.shape[1] == 1:  # the weight has the sign of the difference of the means
             column = np.asarray(X)
@@ -810,6 +881,16 @@ class _Number(_Label):
         permuted = [numbers[permute(generator, len(numbers))] for _ in range(NULLS)]
         predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
         return list(map(self._score, predicted.T))
+
+    def _is_associated(self, a: Int64, other: Attribute, b: Int64) -> bool:
+        numbers = self.attribute.numbers()[a], other.numbers()[b]
+        return confounders.correlation_low(*numbers, self.rows_per_cluster) > confounders.LEAST
+
+    def _given_one(self, predicted: Predicted, other: Attribute) -> confounders.Given:
+        codes = self.scored.codes(other)
+        known = codes >= 0
+        rows = self.truth[known], predicted[known], other.numbers()[codes[known]]
+        return confounders.number_given(self.metric, self.settings.metric, *rows)
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         if self.settings.metric not in RANKED:  # cosines are no such numbers; see `names`
