@@ -27,6 +27,7 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
 from clipkit.statistics import claims, metrics
 from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
+from clipkit.statistics.dependence import p_of
 
 PACKAGE = Path(claims.__file__).parents[1]
 WORDS = re.compile(r"\b(learned|understood|reached|calibrated|worth|best|above chance)\b", re.I)
@@ -211,10 +212,10 @@ def groups(world, random, degrees, counted):
             return ""
         chance, luck = 1 / K, random.random(n)
         others = [guess(random, labels, chance, luck, 0) for _ in range(40)]
-        others95 = np.quantile([metrics.mean_per_class_recall(labels, one) for one in others], 0.95)
+        of_others = np.array([metrics.mean_per_class_recall(labels, one) for one in others])
         above = held * (1 - chance) * np.array([reach, 1, kept])
         predicted = [guess(random, labels, chance + x, luck, world.likeness) for x in above]
-        group, *_ = claims.group_of(attribute_row(labels, predicted, others95))
+        group, *_ = claims.group_of(attribute_row(labels, predicted, of_others))
         return group if group in counted else ""
 
     return draw
@@ -241,12 +242,12 @@ def guess(random, labels, share, luck, likeness):
     return np.where(right, labels, (labels + random.integers(1, K, len(labels))) % K)
 
 
-def attribute_row(labels, predicted, others95):
+def attribute_row(labels, predicted, of_others):
     """Return a row of `attributes`, by the formulas of its intervals."""
     values = [metrics.mean_per_class_recall(labels, one) for one in predicted]
     covariance = metrics.recall_covariance(labels, predicted)
     chance = 1 / len(np.unique(labels))
-    row = {"chance": chance, "other_words95": others95}
+    row = {"chance": chance, "other_words_p": p_of(of_others, values[0])}
     for name, value, one in zip(("zeroshot", "probe"), values[:2], predicted[:2], strict=True):
         low, high = metrics.recall_interval(labels, one)
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}

@@ -760,9 +760,11 @@ LEARNED = "learned"
 NO_WORDS = "learned, not decided for words"
 WITHOUT_TRAINING = "there without training"
 ONLY_THROUGH = "learned only through"  # and the name of another attribute
+UNTRAINED_REACHED = f"{WITHOUT_TRAINING}, reached by words"
+UNTRAINED_PARTLY = f"{WITHOUT_TRAINING}, words reach part"
 GROUPS = (
-    *(REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS, ONLY_THROUGH, WITHOUT_TRAINING),
-    NOT_DECIDED,
+    *(REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS, ONLY_THROUGH),
+    *(UNTRAINED_REACHED, UNTRAINED_PARTLY, WITHOUT_TRAINING, NOT_DECIDED),
 )
 
 # What the groups are called if the words are a generative model's own answers
@@ -773,13 +775,18 @@ SAID = {
     LEARNED: "held",
     NO_WORDS: "held, not decided whether said",
     ONLY_THROUGH: "held only through",
+    UNTRAINED_REACHED: f"{WITHOUT_TRAINING}, said",
+    UNTRAINED_PARTLY: f"{WITHOUT_TRAINING}, said in part",
 }
 AT_CHANCE = "the interval of the probe ends within 2 points of chance"
 FEW_TO_FIT = "words are above chance, but the probe is not: it needs more images to fit"
 OF_GAIN = "the interval of the gain over the control includes half"
 OF_REACH = "the interval of reach includes half"
-OTHERS_AS_WELL = "other words do as well"
+OTHERS_AS_WELL = "other words do as well in more than 2.5 % of draws, for so many attributes"
 OF_WORDS = "the interval of zeroshot includes chance"
+CHANGES = "it changes with the training set: half of the fitted images give '{}'"
+UNTRAINED = (UNTRAINED_REACHED, UNTRAINED_PARTLY, WITHOUT_TRAINING)
+LEARNED_GROUPS = (REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS)
 GIVEN = "within the values of {}, the interval of {} includes chance"
 INSEPARABLE = "each of its values goes with one value of {}"
 
@@ -817,7 +824,25 @@ def _said(group: str) -> str:
 
 
 def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
-    """Return the group of a row of `attributes`, why it is not decided, and what this needs."""
+    """Return the group of a row of `attributes`, why it is not decided, and what this needs.
+
+    A group is said if half of the fitted rows, in `half_group`, give it too. If both only agree
+    that the attribute is learned, or there without training, it is not decided for words.
+    """
+    found = _group_of_all(row)
+    group, half = found[0], row.get("half_group") or found[0]
+    if group in (NOT_DECIDED, half):
+        return found
+    for members, without_words in (LEARNED_GROUPS, NO_WORDS), (UNTRAINED, WITHOUT_TRAINING):
+        if group in members and half in members:
+            if group == without_words:
+                return found
+            return without_words, CHANGES.format(half), math.nan
+    return NOT_DECIDED, CHANGES.format(half), math.nan
+
+
+def _group_of_all(row: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Return what all fitted rows give, as `group_of` does."""
     chance, probe = _number(row, "chance"), _number(row, "probe")
     least, half = chance + ABOVE_CHANCE, HALF * (probe - chance)
     if math.isnan(_number(row, "probe_low")):
@@ -834,7 +859,8 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
         return NOT_DECIDED, NO_CONTROL, math.nan
     kept = _against(row, "gain", half)
     if kept == BELOW:
-        return WITHOUT_TRAINING, "", math.nan
+        of_words = {REACHED: UNTRAINED_REACHED, PARTLY: UNTRAINED_PARTLY}
+        return of_words.get(_group_by_words(row, chance)[0], WITHOUT_TRAINING), "", math.nan
     if kept == NOT_DECIDED:
         return NOT_DECIDED, OF_GAIN, _needed(row, "gain", half)
     confounder = str(row.get("given_name", ""))
@@ -850,10 +876,10 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
 
 
 def _group_by_words(row: Mapping[str, Any], chance: float) -> tuple[str, str, float]:
-    """Return the group of a learned attribute by its words, as `group_of` does.
+    """Return the group of an attribute by its words, as if it is learned; see `group_of`.
 
-    Words must be above chance, also within the values of a confounder, and above 95 % of other
-    words in their place.
+    Words must be above chance, also within the values of a confounder, and above 97.5 % of draws
+    of other words in their place.
     """
     reach = _against(row, "reach", HALF)
     if reach == NOT_DECIDED:
@@ -862,9 +888,9 @@ def _group_by_words(row: Mapping[str, Any], chance: float) -> tuple[str, str, fl
         if reach == BELOW:
             return NOT_REACHED, "", math.nan
         return NO_WORDS, OF_WORDS, _needed(row, "zeroshot", chance, is_recall=True)
-    if math.isnan(_number(row, "other_words95")):
+    if math.isnan(_number(row, "other_words_p")):
         return NO_WORDS, FEW_OTHERS, math.nan
-    exceed_others = _number(row, "zeroshot") > _number(row, "other_words95")
+    exceed_others = _number(row, "other_words_p") <= LEVEL / 2
     confounder = str(row.get("zeroshot_given_name", ""))
     is_own = not confounder or _against(row, "zeroshot_given", chance) == ABOVE
     if reach == BELOW:

@@ -143,8 +143,8 @@ def score_given(
         )
     if not found:
         return UNKNOWN
-    columns = np.array(found, np.float64).T
-    return _pooled(*columns, chance=metric.chance(truth))
+    values, variances, chances, weights = np.array(found, np.float64).T
+    return _pooled(values, variances, chances, weights, metric.chance(truth))
 
 
 def _pooled(

@@ -29,6 +29,7 @@ from clipkit.features.columns import (
     TEXT,
     VALUES,
     Column,
+    P,
 )
 
 WORDS = Input("WORDS", "Feature file of texts with classes 'attribute: value'.", ("texts",))
@@ -144,6 +145,7 @@ COLUMNS = (
         number_with="null5",
     ),
     Column("other_words95", SHARE, LABELS, decimals=1, number_with="null5"),
+    Column("other_words_p", P, LABELS),
     Column(
         "names",
         SHARE,
@@ -209,6 +211,7 @@ COLUMNS = (
         number_with="null5",
     ),
     Column("zeroshot_given_name", TEXT, LABELS),
+    Column("half_group", TEXT, LABELS),
 )
 
 
@@ -263,7 +266,8 @@ LAYOUT = Layout(
     needed="reach",
     columns="attribute metric values positives rows chance null zeroshot other_words names random "
     "probe control reach",
-    hidden="null5 null95 gain given given_name zeroshot_given zeroshot_given_name",
+    hidden="null5 null95 gain other_words_p given given_name zeroshot_given zeroshot_given_name "
+    "half_group",
     titles={"other_words": "other words"},
 )
 

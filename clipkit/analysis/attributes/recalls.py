@@ -56,8 +56,9 @@ from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import prompts_entry
 from clipkit.probes.classifiers import LOGREG, names_taking
 from clipkit.statistics import confounders
-from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS
-from clipkit.statistics.dependence import permute
+from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS, NOT_DECIDED, group_of
+from clipkit.statistics.dependence import p_of, permute
+from clipkit.statistics.metrics import holm
 from clipkit.statistics.score_metrics import METRICS, RANKED, RECALL, ridge
 
 KEPT_DIRECTIONS = 8  # at most, of a set with similarities that are kept
@@ -70,7 +71,10 @@ OF_OTHER_IMAGES = (
 NAMED = 3  # attributes that a warning names
 NULLS = 50  # fits on permuted numbers
 RANK_NULLS = 1000  # permutations of the scored numbers
-OTHER_WORDS = 100  # draws of other texts
+OTHER_WORDS = 100  # draws of other texts, at least
+PER_ATTRIBUTE = 80  # more such draws for p, which is corrected for all attributes: 2 may be as high
+MOST_DRAWS = 10_000
+ROUNDING = 1e-12  # difference of equal scores
 # A neutral text is a near synonym of a word if their cosine is this many standard deviations above
 # the mean cosine of neutral texts with the word.
 NEAR = 2.0
@@ -177,6 +181,7 @@ class _Settings(NamedTuple):
     seed: int
     random: int  # number of sets of random directions
     confounders: Sequence[Attribute] = ()  # any that go with an attribute are
+    draws: int = OTHER_WORDS  # of other texts for p
 
 
 @checked
@@ -226,13 +231,15 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`, see
         `metrics.recall_interval`); `other_words` and `other_words95`, the mean and the 95 %
         quantile of `zeroshot` for OTHER_WORDS draws of other texts in the place of the words, if
-        there are FEWEST_OTHERS; `names`; `random` and `control` with their range; and `reach`,
+        there are FEWEST_OTHERS, and `other_words_p`, the p of the words among such draws,
+        corrected for all attributes; `names`; `random` and `control` with their range; and `reach`,
         (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). With
         controls, `gain` is the paired difference of the probe to the control for which the lower
         limit of its 95 % interval is lowest. `given` and `zeroshot_given` are what the probe and
         the words score within the values of `given_name` and `zeroshot_given_name`: of the table's
         attributes that go with this one, the one that leaves the least (see
-        `statistics.confounders`); "" if there are none. NaN marks what does not apply; `reach` is
+        `statistics.confounders`); "" if there are none. `half_group` is the group that half of the
+        fitted rows give, if all give one. NaN marks what does not apply; `reach` is
         NaN if the lower limit of `probe` is not 0.02 above chance, and so are `gain` and the
         interval of `probe` if over 1 % of the scored images were fitted.
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
@@ -258,9 +265,16 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     untrained = check_controls(controls, images, [fit.split, scored.split])
     embeddings = [own, *[_Embeddings(control.images, fit, scored) for control in untrained]]
     table_columns = [*annotations.attributes, *annotations.others]
-    settings = _Settings(metric, C, seed, random, table_columns)
-    measured = _measure_each(annotations.attributes, embeddings, words, settings)
+    draws = PER_ATTRIBUTE * len(annotations.attributes)
+    draws = min(max(OTHER_WORDS, draws), MOST_DRAWS)
+    settings = _Settings(metric, C, seed, random, table_columns, draws)
+    half = _half_of(fit, images, seed)
+    of_half = [_Embeddings(one.file, half, scored) for one in embeddings]
+    measured = _measure_each(annotations.attributes, embeddings, of_half, words, settings)
     rows = [one.row for one in measured]
+    _correct(rows)
+    for one in measured:
+        one.row["half_group"] = _group_of_half(one)
     if not results.is_testable(caveats):
         for row in rows:
             row |= dict.fromkeys(row.keys() & OF_OTHER_IMAGES, math.nan)
@@ -303,11 +317,35 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     return result
 
 
+def _half_of(fit: SplitRows, images: FeatureFile, seed: int) -> SplitRows:
+    """Draw half of the rows to fit on; rows that depend on each other stay together."""
+    clusters = images.splits[fit.split].cluster
+    groups = fit.numbers if clusters is None else clusters[fit.numbers]
+    different = np.unique(groups)
+    drawn = np.random.RandomState(seed).permutation(different)[: len(different) // 2]
+    return SplitRows(fit.split, fit.numbers[np.isin(groups, drawn)])
+
+
+def _group_of_half(one: _Measured) -> str:
+    """Return the group that half of the fitted rows give; "" if all rows decide none."""
+    if not one.is_grouped:
+        return ""
+    if one.half is None:
+        return NOT_DECIDED
+    return group_of(one.half | {"other_words_p": one.row["other_words_p"]})[0]
+
+
 class _Measured(NamedTuple):
-    """What was measured of an attribute, and what is wrong with its values."""
+    """What was measured of an attribute, and what is wrong with its values.
+
+    If it is in a group, `half` is its run with half of the fitted rows, or None if they lack
+    values.
+    """
 
     name: str
     row: Row
+    is_grouped: bool
+    half: Row | None
     ranks: Int64  # see `_Attribute.ranks`
     problems: list[str]
     has_words: bool
@@ -318,10 +356,14 @@ class _Measured(NamedTuple):
 def _measure_each(
     attributes: Sequence[Attribute],
     embeddings: Sequence[_Embeddings],
+    of_half: Sequence[_Embeddings],
     words: FeatureFile | None,
     settings: _Settings,
 ) -> list[_Measured]:
-    """Measure attributes on the embeddings of a model, which come first, and of its controls."""
+    """Measure attributes on the embeddings of a model, which come first, and of its controls.
+
+    `of_half` are the same embeddings with half of the rows to fit on.
+    """
     fit, scored = embeddings[0].fit, embeddings[0].scored
     measured = []
     with console.progress("probing attributes", "attributes") as report_progress:
@@ -330,11 +372,24 @@ def _measure_each(
             embeddings = one.embeddings  # those of the next attribute, if it has the same rows
             own_words = None if words is None else one.find_words(words)
             row, problems = one.row(own_words), one.problems()
+            is_grouped, half = not one.metric.is_error and group_of(row)[0] != NOT_DECIDED, None
+            if is_grouped:
+                half = one.with_half(row, of_half)
             has_words, value = own_words is not None, (attribute.values or ["VALUE"])[0]
             has_neutral = own_words is not None and own_words.are_neutral
             ranks = one.ranks(scored)
             measured.append(
-                _Measured(attribute.name, row, ranks, problems, has_words, has_neutral, value)
+                _Measured(
+                    attribute.name,
+                    row,
+                    is_grouped,
+                    half,
+                    ranks,
+                    problems,
+                    has_words,
+                    has_neutral,
+                    value,
+                )
             )
             report_progress(number, len(attributes))
     return measured
@@ -348,6 +403,14 @@ def _keep(
         return {}
     ids = [images.splits[scored.split].ids[row] for row in scored.numbers.tolist()]
     return {scored.split: Split(ids=ids, predicted=np.vstack([one.ranks for one in measured]))}
+
+
+def _correct(rows: Sequence[Row]) -> None:
+    """Correct the p of words for all attributes with words, by Holm's method."""
+    tested = [row for row in rows if not math.isnan(row["other_words_p"])]
+    corrected = holm([row["other_words_p"] for row in tested]).tolist()
+    for row, p in zip(tested, corrected, strict=True):
+        row["other_words_p"] = p
 
 
 def _check_metric(metric: str, table: Table | None) -> type[_Attribute]:
@@ -632,20 +695,37 @@ class _Attribute:
             sets.append(directions.astype(np.float32))
         self.embeddings[0].keep_similarities(sets)
         draws = [self._score(self._on_directions(directions)) for directions in sets]
+        of_probe = self._by_probe(row["chance"], zero)
+        row |= self._with_interval("zeroshot", zero)
+        row |= self._other_words(words, row["zeroshot"])
+        row["names"] = names
+        row |= _with_range("random", draws)
+        row |= of_probe
+        return row | self._given("zeroshot_given", zero)
+
+    def _by_probe(self, chance: float, zero: Predicted | None) -> Row:
+        """Return what depends on the probe: its score, the controls', `reach`, `gain`, `given`."""
         predicted, *of_controls = [
             self._probe(one.X, one.X_scored, one.shared) for one in self.embeddings
         ]
         self.scores = [zero, predicted]
-        row |= self._with_interval("zeroshot", zero)
-        row |= self._other_words(words)
-        row["names"] = names
-        row |= _with_range("random", draws)
-        row |= self._with_interval("probe", predicted)
+        row = self._with_interval("probe", predicted)
         row |= _with_range("control", list(map(self._score, of_controls)))
-        row |= self._reach(row, zero, predicted)
+        row |= self._reach(row | {"chance": chance, "zeroshot": self._score(zero)}, zero, predicted)
         gains = [self._gain(predicted, of_control) for of_control in of_controls]
         row |= min(gains, key=itemgetter("gain_low"), default={})
-        return row | self._given("given", predicted) | self._given("zeroshot_given", zero)
+        return row | self._given("given", predicted)
+
+    def with_half(self, row: Row, embeddings: Sequence[_Embeddings]) -> Row | None:
+        """Return the attribute's run with what probes give that half of the rows are fitted to.
+
+        `embeddings` have that half. Return None if it lacks values.
+        """
+        fit, scored = embeddings[0].fit, embeddings[0].scored
+        half = type(self)(embeddings, self.attribute, fit, scored, self.settings)
+        if not np.array_equal(half.occurring, self.occurring) or half.values < 2:
+            return None
+        return row | half._by_probe(row["chance"], self.scores[0])
 
     @functools.cached_property
     def _confounders(self) -> list[Attribute]:
@@ -744,23 +824,36 @@ class _Attribute:
         scores = class_scores(cosines, values, self.values)
         return np.asarray(self.occurring[scores.argmax(axis=1)])
 
-    def _other_words(self, words: Words | None) -> Row:
-        """Return what other texts reach in the place of the words: their mean and 95 % quantile.
+    def _other_words(self, words: Words | None, zeroshot: float) -> Row:
+        """Return what other texts reach in the place of the words: mean, 95 % quantile and p.
 
-        Each draw has as many texts as there are words; they differ if there are enough.
+        Each draw has as many texts as there are words; they differ if there are enough. For p,
+        draws are of all texts, the words included: if the words say no more than others, their
+        rank among these draws is as likely as any. Of one word, the others are all scored.
         """
-        scores = [math.nan]
+        scores, p = [math.nan], math.nan
         if words is not None and self.values > 1 and len(words.others) >= FEWEST_OTHERS:
             random = np.random.RandomState(self.settings.seed)
-            cosines = self.embeddings[0].scored_similarities(words.others)
             count, needed = len(words.others), len(words.values)
+            texts = np.concatenate([words.others, words.directions])
+            cosines = self.embeddings[0].scored_similarities(texts)
+
+            def score(draw: Int64) -> float:
+                return self._score(self._by_words(cosines[:, draw], words.values))
+
             scores = []
             for _ in range(OTHER_WORDS):
-                draw = random.choice(count, needed, replace=count < needed)
-                scores.append(self._score(self._by_words(cosines[:, draw], words.values)))
+                scores.append(score(random.choice(count, needed, replace=count < needed)))
+            if needed == 1:
+                drawn = [score(np.array([text])) for text in range(count)]
+            else:
+                draws = range(self.settings.draws)
+                drawn = [score(random.permutation(len(texts))[:needed]) for _ in draws]
+            p = p_of(np.array(drawn), zeroshot, ROUNDING)
         return {
             "other_words": float(np.mean(scores)),
             "other_words95": float(np.quantile(scores, 0.95)),
+            "other_words_p": p,
         }
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
