@@ -839,22 +839,43 @@ class _Attribute:
             cosines = self.embeddings[0].scored_similarities(texts)
 
             def score(draw: Int64) -> float:
-                return self._score(self._by_words(cosines[:, draw], words.values))
+                return self._score_words(cosines[:, draw], words.values)
 
             scores = []
             for _ in range(OTHER_WORDS):
                 scores.append(score(random.choice(count, needed, replace=count < needed)))
-            if needed == 1:
-                drawn = [score(np.array([text])) for text in range(count)]
-            else:
-                draws = range(self.settings.draws)
-                drawn = [score(random.permutation(len(texts))[:needed]) for _ in draws]
-            p = p_of(np.array(drawn), zeroshot, ROUNDING)
+            draws = [np.array([text]) for text in range(count)]
+            if needed > 1:
+                draws = self._draw_words(random, count, needed)
+            p = p_of(np.array([score(draw) for draw in draws]), zeroshot, ROUNDING)
         return {
             "other_words": float(np.mean(scores)),
             "other_words95": float(np.quantile(scores, 0.95)),
             "other_words_p": p,
         }
+
+    def _draw_words(self, random: Any, others: int, needed: int) -> list[Int64]:
+        """Draw as many texts as there are words, from others and the words, but never these."""
+        own = np.arange(others, others + needed)
+        least = math.perm(others + needed, needed) - 1
+        draws: list[Int64] = []
+        while len(draws) < min(self.settings.draws, least):
+            draw = random.permutation(others + needed)[:needed]
+            if not np.array_equal(draw, own):
+                draws.append(draw)
+        return draws
+
+    def _score_words(self, cosines: Float32, values: Int64) -> float:
+        """Return the mean recall by words; it is called for many texts."""
+        place = class_scores(cosines, values, self.values).argmax(axis=1)
+        truth, counts = self._places
+        return float((np.bincount(truth[place == truth], minlength=len(counts)) / counts).mean())
+
+    @functools.cached_property
+    def _places(self) -> tuple[Int64, Int64]:
+        """The place (N,) of each label among the values, and the rows (K,) of each value."""
+        truth = np.searchsorted(self.occurring, self.labels)
+        return truth, np.bincount(truth, minlength=self.values)
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
         return self._probe(*self.embeddings[0].similarities(directions))
@@ -908,6 +929,9 @@ class _Label(_Attribute):
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         return np.asarray(cosines.max(axis=1), np.float64)
+
+    def _score_words(self, cosines: Float32, values: Int64) -> float:
+        return self._score(self._by_words(cosines, values))
 
     def _given_one(self, predicted: Predicted, other: Attribute) -> confounders.Given:
         strata = self.scored.codes(other)
