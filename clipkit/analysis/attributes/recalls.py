@@ -52,6 +52,7 @@ from clipkit.features import compatibility, similarity
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.attribute_tables import Table
+from clipkit.features.draws import rows_by_class
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import prompts_entry
 from clipkit.probes.classifiers import LOGREG, names_taking
@@ -719,13 +720,25 @@ class _Attribute:
     def with_half(self, row: Row, embeddings: Sequence[_Embeddings]) -> Row | None:
         """Return the attribute's run with what probes give that half of the rows are fitted to.
 
-        `embeddings` have that half. Return None if it lacks values.
+        `embeddings` have that half. If it lacks values, half of the rows of each value are drawn.
+        Return None if there are too few.
         """
-        fit, scored = embeddings[0].fit, embeddings[0].scored
-        half = type(self)(embeddings, self.attribute, fit, scored, self.settings)
-        if not np.array_equal(half.occurring, self.occurring) or half.values < 2:
+        half = self._on_half(embeddings)
+        if not np.array_equal(half.occurring, self.occurring):
+            random = np.random.RandomState(self.settings.seed)
+            drawn = []
+            for rows in rows_by_class(self.y):
+                drawn.append(random.permutation(rows)[: (len(rows) + 1) // 2])
+            fit = self.fit._replace(numbers=self.fit.numbers[np.sort(np.concatenate(drawn))])
+            own = [_Embeddings(one.file, fit, one.scored) for one in self.embeddings]
+            half = self._on_half(own)
+        if half.values < 2:
             return None
         return row | half._by_probe(row["chance"], self.scores[0])
+
+    def _on_half(self, embeddings: Sequence[_Embeddings]) -> _Attribute:
+        fit, scored = embeddings[0].fit, embeddings[0].scored
+        return type(self)(embeddings, self.attribute, fit, scored, self.settings)
 
     @functools.cached_property
     def _confounders(self) -> list[Attribute]:
