@@ -91,7 +91,8 @@ def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[
 def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     """Name the class with the fewest right images, and the wrong class predicted most often for it.
 
-    Return nothing if all predictions are right, or all classes have the same share.
+    Return nothing if all predictions are right, or all classes have the same share. Several classes
+    with one share are named if equal classes would hardly have so many.
     """
     C = len(scored.class_names)
     counts = np.bincount(scored.labels, minlength=C)
@@ -106,6 +107,8 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     if len(places) == known:
         return []
     if len(places) > 1:
+        if not claims.are_lower(right, counts, places, scored.independent):
+            return []
         share = _percent(right[lowest] / counts[lowest]) if right[lowest] else "no image"
         text = f"{len(places):,} of {known:,} classes have {share} right"
         example = f"{text}, such as {names[lowest]}."

@@ -35,6 +35,8 @@ MAKE_CONTROL = "embed the same images with --untrained 0 to make one"
 FEWEST_OTHERS = 20  # other texts that are a control of words
 FEW_OTHERS = f"there are fewer than {FEWEST_OTHERS} other words"
 NAMED = 3  # things that a sentence names; of more, it has the number
+EQUAL_DRAWS = 999  # of right rows over classes that are equal
+ROUNDING = 1e-12  # difference of equal numbers
 LEVEL = 0.05  # of two-sided tests: a wrong claim in one direction has half of it
 
 # ---- Claims --------------------------------------------------------------------------------------
@@ -372,6 +374,28 @@ def lowest_class(
     against = replace(against, paired=_share_difference(own, n, share_of_others, n_others, known))
     limits = exact_interval(own, n, LEVEL / known)
     return places, Claim("", own, *limits, against, round(rows[place]))
+
+
+def are_lower(
+    right: ArrayLike, totals: ArrayLike, places: Sequence[int], independent: float = 1.0
+) -> bool:
+    """Tell whether so many classes with the lowest share are more than equal classes would have.
+
+    The right rows are dealt at random over all rows, EQUAL_DRAWS times. Parameters are those of
+    `lowest_class`, and the places of the classes that it returns.
+
+    >>> are_lower([0, 0, 2, 3, 2], [3] * 5, [0, 1]), are_lower([0, 0, 60], [60] * 3, [0, 1])
+    (False, True)
+    """
+    hits, rows = (np.asarray(counts, np.float64) * independent for counts in (right, totals))
+    rows = np.where(rows > 0, np.maximum(1, np.round(rows)), 0).astype(np.int64)
+    known = np.flatnonzero(rows)
+    total = min(int(np.round(hits.sum())), int(rows.sum()))
+    random = np.random.default_rng(0)
+    drawn = random.multivariate_hypergeometric(rows[known], total, EQUAL_DRAWS, method="marginals")
+    lowest = float(hits[places[0]] / max(1, rows[places[0]]))
+    as_low = np.count_nonzero(drawn / rows[known] <= lowest + ROUNDING, axis=1)
+    return p_of(as_low.astype(np.float64), float(len(places))) <= LEVEL / 2
 
 
 def _share_difference(
@@ -992,7 +1016,6 @@ def attributes_sentence(claims: Sequence[Claim]) -> str:
 # ---- Clusters and neighbours ---------------------------------------------------------------------
 
 OTHER_IMAGES = "the other images"
-ROUNDING = 1e-12  # difference of equal numbers
 
 
 def by_permutations(claim: Claim, p: float, needs: float = math.nan) -> Claim:
