@@ -201,8 +201,11 @@ def test_an_ignorant_model_lies_in_its_interval(kind, like):
 
 def test_the_interval_of_mrr_is_symmetric_on_the_logit_scale(capsys):
     ranks = np.repeat([1.0, 2, 40], [88, 10, 2])
+    by_chance = retrieval.chance(np.ones(100, int), 100)
     row = retrieval._mean_columns(
-        retrieval.Ranks(ranks, *[np.arange(100)] * 2, np.ones(100, int), 100, np.arange(100), None)
+        retrieval.Ranks(
+            ranks, *[np.arange(100)] * 2, np.ones(100, int), 100, np.arange(100), by_chance
+        )
     )
     odds = [row[name] / (1 - row[name]) for name in ("mrr_low", "mrr", "mrr_high")]
     assert odds[1] / odds[0] == pytest.approx(odds[2] / odds[1])

@@ -55,8 +55,9 @@ NUMERIC = re.compile(r"-|[-+]?\d.*|")  # a cell of a column of numbers
 ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
     "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
-    "same images say little about their difference, so differences are paired. Chance is the "
-    "share of the most frequent class; for retrieval, what images give with the texts of others. "
+    "same images say little about their difference, so differences are paired. Chance is what "
+    "the predictions give if they are permuted; for retrieval, what images give with the texts of "
+    "others. "
     "An untrained control belongs to the results that were made in the same way from the same "
     "prompts. The summary and the bars have the most accurate of several controls."
 )

@@ -49,7 +49,8 @@ def found(
     if untestable:
         return Fact(MAIN, f"{text}. {untestable}", source, Bar(accuracy))
     low, high = metrics.wilson(accuracy, metrics.effective_rows(right, clusters))
-    chance = results.chance(scored.labels)
+    chance = results.chance(scored.labels, scored.predicted)
+    majority = _percent(results.majority(scored.labels))
     rows = _compare_with(controls, scored)
     row = min(rows, key=lambda row: row["difference"], default=None)  # the most accurate control
     control = CONTROL
@@ -60,7 +61,8 @@ def found(
     text = f"{text}: {relations}."
     details = (
         f"Measured in {escape(source)}. The 95 % interval is {_percent(low)} to "
-        f"{_percent(high)}. Chance is the share of the most frequent class."
+        f"{_percent(high)}. Chance is what the predictions give if they are permuted; the most "
+        f"frequent class alone has {majority}."
     )
     if row is None:
         bar = Bar(accuracy, low, high, chance)

@@ -387,8 +387,8 @@ def are_lower(
     >>> are_lower([0, 0, 2, 3, 2], [3] * 5, [0, 1]), are_lower([0, 0, 60], [60] * 3, [0, 1])
     (False, True)
     """
-    hits, rows = (np.asarray(counts, np.float64) * independent for counts in (right, totals))
-    rows = np.where(rows > 0, np.maximum(1, np.round(rows)), 0).astype(np.int64)
+    hits, sizes = (np.asarray(counts, np.float64) * independent for counts in (right, totals))
+    rows = np.where(sizes > 0, np.maximum(1, np.round(sizes)), 0).astype(np.int64)
     known = np.flatnonzero(rows)
     total = min(int(np.round(hits.sum())), int(rows.sum()))
     random = np.random.default_rng(0)
