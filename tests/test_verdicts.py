@@ -23,6 +23,7 @@ from clipkit.analysis.align import alignment
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.describe import description
 from clipkit.analysis.nearest.neighbours import nearest as neighbours_of
+from clipkit.analysis.results import chance, majority
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
 from clipkit.statistics import claims, metrics
@@ -110,6 +111,22 @@ def test_a_tie_is_a_tie_and_one_number_is_no_superlative():
     )
 
 
+@pytest.mark.parametrize(("weights", "recall"), [((0.95, 0.05), 0.9), ((0.8, 0.2), 0.7)])
+def test_a_classifier_of_classes_of_unequal_size_is_not_below_chance(weights, recall):
+    """Though it is right less often than the most frequent class alone."""
+    random = np.random.default_rng(0)
+    said = []
+    for _ in range(100):
+        labels = random.choice(2, 600, p=weights)
+        predicted = np.where(random.random(600) < recall, labels, 1 - labels)
+        right = predicted == labels
+        assert right.mean() < majority(labels)
+        (claim,) = claims.accuracy_claims("", right, chance(labels, predicted), None, "")
+        said.append(claim.verdict)
+    assert said.count(BELOW) == 0
+    assert said.count(ABOVE) >= 80
+
+
 def test_the_highest_of_several_runs_is_tested_as_one_of_them():
     """Of 20 runs without information, one is above chance by its own interval."""
     right = np.arange(100) < 61
@@ -171,9 +188,9 @@ def accuracy(world, random):
         labels = random.choice(len(world.weights), n, p=world.weights)
         guesses = random.choice(len(world.weights), n, p=of_predictions)
         right = (guesses == labels) | (random.random(n) < known)
-        chance = np.bincount(labels).max() / n
-        (claim,) = claims.accuracy_claims("", right, chance, None, "")
-        return ABOVE if claim.verdict == ABOVE else ""  # a constant guess is above a random one
+        predicted = np.where(right, labels, guesses)
+        (claim,) = claims.accuracy_claims("", right, chance(labels, predicted), None, "")
+        return ABOVE if claim.verdict == ABOVE else ""
 
     return draw
 
