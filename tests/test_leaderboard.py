@@ -56,7 +56,9 @@ def test_each_row_has_the_numbers_of_its_result_computed_again():
     p_values = []
     for row, right in zip(found, RIGHT.values(), strict=True):
         assert (row["split"], row["rows"], row["settings"]) == ("test", N, "zeroshot")
-        assert row["chance"] == 0.5
+        of_row = result("x", right).splits["test"]
+        permuted = of_row.labels[:, None] == of_row.predicted[0]  # every prediction for every row
+        assert row["chance"] == pytest.approx(permuted.mean())
         assert row["acc1"] == right.mean()
         interval = binomtest(int(right.sum()), N).proportion_ci(method="wilson")
         assert (row["acc1_low"], row["acc1_high"]) == pytest.approx(tuple(interval), abs=1e-6)

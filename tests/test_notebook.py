@@ -81,7 +81,7 @@ def test_a_result_is_the_table_of_a_report_with_chance_interval_and_what_it_says
     assert "one run" in cell.text
     assert "are right by a probe (svm, fitted on labelled images of train)" in cell.text
     assert "above chance (25.00\N{NO-BREAK SPACE}%)" in cell.text
-    assert "Chance is the share of the most frequent class." in cell.text
+    assert "Chance is what the predictions give if they are permuted;" in cell.text
     assert cell.text.index("90.00 (") < cell.text.index("above chance")
     page = Tags(report.as_html(report.Page("", [], report.of_result(probe(PLAIN)).blocks)))
     assert [tag for tag in page.tags if tag[0] == "td"] == [

@@ -201,8 +201,11 @@ def test_an_ignorant_model_lies_in_its_interval(kind, like):
 
 def test_the_interval_of_mrr_is_symmetric_on_the_logit_scale(capsys):
     ranks = np.repeat([1.0, 2, 40], [88, 10, 2])
+    by_chance = retrieval.chance(np.ones(100, int), 100)
     row = retrieval._mean_columns(
-        retrieval.Ranks(ranks, *[np.arange(100)] * 2, np.ones(100, int), 100, np.arange(100), None)
+        retrieval.Ranks(
+            ranks, *[np.arange(100)] * 2, np.ones(100, int), 100, np.arange(100), by_chance
+        )
     )
     odds = [row[name] / (1 - row[name]) for name in ("mrr_low", "mrr", "mrr_high")]
     assert odds[1] / odds[0] == pytest.approx(odds[2] / odds[1])
@@ -584,3 +587,25 @@ def test_half_a_character_is_no_caption(tmp_path):
         ClipkitError, match=r"line 1: expected text, got half a surrogate pair, U\+D800"
     ):
         embedding.read_captions(str(tmp_path / "x.jsonl"))
+
+
+@pytest.mark.parametrize("n", [50, 500])
+def test_the_interval_of_mrr_excludes_what_random_ranks_have_in_few_worlds(n):
+    random = np.random.default_rng(n)
+    null = retrieval.chance(np.ones(n, np.int64), n)
+    below = above = 0
+    for _ in range(400):
+        ranks = retrieval.Ranks(
+            ranks=random.integers(1, n + 1, n).astype(float),
+            others=np.zeros(n, np.int64),
+            labels=np.arange(n),
+            partners=np.ones(n, np.int64),
+            candidates=n,
+            clusters=np.arange(n),
+            by_chance=null,
+            has_sets=False,
+        )
+        found = retrieval._mean_columns(ranks)
+        below += found["mrr_high"] < null.mrr
+        above += found["mrr_low"] > null.mrr
+    assert max(below, above) <= 20  # of 400, by luck in less than 1 % of cases if 2.5 % are

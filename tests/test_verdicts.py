@@ -23,10 +23,12 @@ from clipkit.analysis.align import alignment
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.describe import description
 from clipkit.analysis.nearest.neighbours import nearest as neighbours_of
+from clipkit.analysis.results import chance, majority
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
 from clipkit.statistics import claims, metrics
 from clipkit.statistics.claims import ABOVE, BELOW, NOT_DECIDED, Claim, Reference
+from clipkit.statistics.dependence import p_of
 
 PACKAGE = Path(claims.__file__).parents[1]
 WORDS = re.compile(r"\b(learned|understood|reached|calibrated|worth|best|above chance)\b", re.I)
@@ -109,6 +111,22 @@ def test_a_tie_is_a_tie_and_one_number_is_no_superlative():
     )
 
 
+@pytest.mark.parametrize(("weights", "recall"), [((0.95, 0.05), 0.9), ((0.8, 0.2), 0.7)])
+def test_a_classifier_of_classes_of_unequal_size_is_not_below_chance(weights, recall):
+    """Though it is right less often than the most frequent class alone."""
+    random = np.random.default_rng(0)
+    said = []
+    for _ in range(100):
+        labels = random.choice(2, 600, p=weights)
+        predicted = np.where(random.random(600) < recall, labels, 1 - labels)
+        right = predicted == labels
+        assert right.mean() < majority(labels)
+        (claim,) = claims.accuracy_claims("", right, chance(labels, predicted), None, "")
+        said.append(claim.verdict)
+    assert said.count(BELOW) == 0
+    assert said.count(ABOVE) >= 80
+
+
 def test_the_highest_of_several_runs_is_tested_as_one_of_them():
     """Of 20 runs without information, one is above chance by its own interval."""
     right = np.arange(100) < 61
@@ -116,6 +134,20 @@ def test_the_highest_of_several_runs_is_tested_as_one_of_them():
         claims.accuracy_claims("", right, 0.5, None, "", tried)[0] for tried in (1, 20)
     )
     assert (alone.verdict, of_many.verdict) == (ABOVE, NOT_DECIDED)
+
+
+@pytest.mark.parametrize("images", [3, 5, 10, 30])
+def test_classes_without_a_right_image_are_named_if_equal_classes_would_not_have_them(images):
+    random = np.random.default_rng(images)
+    said = []
+    for _ in range(200):
+        right = random.binomial(images, 0.15, 100)
+        places, _ = claims.lowest_class(right, np.full(100, images))
+        said.append(len(places) > 1 and claims.are_lower(right, np.full(100, images), places))
+    assert np.mean(said) <= 0.06  # of 200, 12 are said by luck in less than 1 % of cases
+    right[:20] = 0
+    right[20:] = images
+    assert claims.are_lower(right, np.full(100, images), list(range(20)))
 
 
 # ---- Worlds --------------------------------------------------------------------------------------
@@ -156,9 +188,9 @@ def accuracy(world, random):
         labels = random.choice(len(world.weights), n, p=world.weights)
         guesses = random.choice(len(world.weights), n, p=of_predictions)
         right = (guesses == labels) | (random.random(n) < known)
-        chance = np.bincount(labels).max() / n
-        (claim,) = claims.accuracy_claims("", right, chance, None, "")
-        return ABOVE if claim.verdict == ABOVE else ""  # a constant guess is above a random one
+        predicted = np.where(right, labels, guesses)
+        (claim,) = claims.accuracy_claims("", right, chance(labels, predicted), None, "")
+        return ABOVE if claim.verdict == ABOVE else ""
 
     return draw
 
@@ -211,10 +243,10 @@ def groups(world, random, degrees, counted):
             return ""
         chance, luck = 1 / K, random.random(n)
         others = [guess(random, labels, chance, luck, 0) for _ in range(40)]
-        others95 = np.quantile([metrics.mean_per_class_recall(labels, one) for one in others], 0.95)
+        of_others = np.array([metrics.mean_per_class_recall(labels, one) for one in others])
         above = held * (1 - chance) * np.array([reach, 1, kept])
         predicted = [guess(random, labels, chance + x, luck, world.likeness) for x in above]
-        group, *_ = claims.group_of(attribute_row(labels, predicted, others95))
+        group, *_ = claims.group_of(attribute_row(labels, predicted, of_others))
         return group if group in counted else ""
 
     return draw
@@ -241,12 +273,12 @@ def guess(random, labels, share, luck, likeness):
     return np.where(right, labels, (labels + random.integers(1, K, len(labels))) % K)
 
 
-def attribute_row(labels, predicted, others95):
+def attribute_row(labels, predicted, of_others):
     """Return a row of `attributes`, by the formulas of its intervals."""
     values = [metrics.mean_per_class_recall(labels, one) for one in predicted]
     covariance = metrics.recall_covariance(labels, predicted)
     chance = 1 / len(np.unique(labels))
-    row = {"chance": chance, "other_words95": others95}
+    row = {"chance": chance, "other_words_p": p_of(of_others, values[0])}
     for name, value, one in zip(("zeroshot", "probe"), values[:2], predicted[:2], strict=True):
         low, high = metrics.recall_interval(labels, one)
         row |= {name: value, f"{name}_low": low, f"{name}_high": high}

@@ -14,7 +14,7 @@ SETTINGS = ("C", "temperature", "k", "shots", "draw")
 
 
 def accuracy_claims(result: FeatureFile) -> list[Claim]:
-    """Hold the accuracy of each run against chance, which is the share of the largest class.
+    """Hold the accuracy of each run against chance: its own predictions, permuted over the rows.
 
     Intervals are for as many comparisons as there are runs on a split (Bonferroni), so that the
     most accurate of them may be named. Without labels, with one class, or with images whose
@@ -27,8 +27,8 @@ def accuracy_claims(result: FeatureFile) -> list[Claim]:
         split = result.splits.get(name)
         if split is None or split.labels is None or results.untestable(result, name):
             continue
-        scored, chance = results.scored_runs(result, name), results.chance(split.labels)
-        if chance == 1:
+        scored = results.scored_runs(result, name)
+        if results.majority(split.labels) == 1:
             continue
         tried = len(scored.rows)
         for run, row, predicted in zip(
@@ -36,6 +36,7 @@ def accuracy_claims(result: FeatureFile) -> list[Claim]:
         ):
             settings = ", ".join(results.run_settings(row, SETTINGS)) if tried > 1 else "right"
             right = predicted == split.labels
+            chance = results.chance(split.labels, predicted)
             subject = f"{settings} on {name}:"
             (claim,) = claims.accuracy_claims(
                 subject, right, chance, None, "", tried, split.cluster

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from clipkit.analysis.layout import DEFAULT, Layout
 from clipkit.analysis.question import Analysis
-from clipkit.analysis.results import Row, chance, columns_of, newest_entry
+from clipkit.analysis.results import Row, chances_of_runs, columns_of, newest_entry
 from clipkit.base import tables
 from clipkit.base.cells import Headings
 from clipkit.base.errors import ClipkitError, unknown
@@ -60,14 +60,14 @@ def headings(result: FeatureFile) -> Headings:
 
 
 def rows_with_chance(result: FeatureFile) -> list[Row]:
-    """Return the runs with the share of the most frequent class, if known, beside an accuracy."""
+    """Return the runs with what their permuted predictions give, if known, beside an accuracy."""
     rows, names = result.rows(), list(result.runs)
-    chances = {name: chance(split.labels) for name, split in result.splits.items()}
-    if "acc1" not in names or all(map(math.isnan, chances.values())):
+    chances = chances_of_runs(result)
+    if "acc1" not in names or all(map(math.isnan, chances)):
         return rows
     names.insert(names.index("acc1") + 1, "chance")
-    for row, split in zip(rows, result.split_of_runs, strict=True):
-        row["chance"] = chances.get(split, math.nan)
+    for row, of_run in zip(rows, chances, strict=True):
+        row["chance"] = of_run
     return [{name: row[name] for name in names} for row in rows]
 
 

@@ -184,7 +184,7 @@ def _read_accuracy(result: FeatureFile, split: str) -> _Point:
     layer, depth = _layer_of(result)
     facts = _facts(result) | {"classifier": str(rows[0]["classifier"])} | _probe_facts(result)
     measured = Measured(accuracy, *metrics.wilson(accuracy, len(labels)))
-    seed, chance = result.history.model.get("untrained"), results.chance(labels)
+    seed, chance = result.history.model.get("untrained"), results.majority(labels)
     return _Point(result, facts, layer, depth, seed, measured, chance)
 
 

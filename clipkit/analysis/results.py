@@ -400,11 +400,37 @@ def labels_of(file: FeatureFile, split: str) -> Int64:
     return labels
 
 
-def chance(labels: Int64 | None) -> float:
+def majority(labels: Int64 | None) -> float:
     """Return the share of the most frequent class among labels (N,); NaN without labels."""
     if labels is None or not len(labels):
         return math.nan
     return float(np.bincount(labels).max() / len(labels))
+
+
+def chance(labels: Int64, predicted: Int64) -> float:
+    """Return the mean accuracy of predictions (N,) if they are permuted over the rows.
+
+    That is the sum over classes of the share of the labels times that of the predictions. For
+    classes of one size it is 1 / C, whatever is predicted, and never above `majority`.
+
+    >>> chance(np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1]))
+    0.5
+    """
+    size = 1 + int(max(labels.max(initial=0), predicted.max(initial=0)))
+    of_labels = np.bincount(labels[labels >= 0], minlength=size)
+    of_predictions = np.bincount(predicted[predicted >= 0], minlength=size)
+    return float((of_labels / len(labels)) @ (of_predictions / len(predicted)))
+
+
+def chances_of_runs(result: FeatureFile) -> list[float]:
+    """Return `chance` of each run; NaN without labels or predicted classes."""
+    chances = [math.nan] * result.run_count
+    for name, split in result.splits.items():
+        if split.labels is None or split.predicted is None or not len(split.labels):
+            continue
+        for run, predicted in zip(result.numbers_on(name), split.predicted, strict=False):
+            chances[run] = chance(split.labels, predicted)
+    return chances
 
 
 def class_count(file: FeatureFile, largest: int) -> int:

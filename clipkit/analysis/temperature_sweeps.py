@@ -141,7 +141,7 @@ def _sweep(file: FeatureFile, label: str, rows: list[results.Row]) -> Sweep:
     taus, accuracies, entropies = [results.column(rows, name) for name in names]
     labels = results.scored_runs(file, rows[0]["eval_split"]).labels
     low, high = np.transpose([metrics.wilson(accuracy, len(labels)) for accuracy in accuracies])
-    facts: dict[str, Any] = {"chance": results.chance(labels), "is_control": is_untrained(file)}
+    facts: dict[str, Any] = {"chance": results.majority(labels), "is_control": is_untrained(file)}
     return Sweep(label, taus, accuracies, entropies, low, high, **facts)
 
 

@@ -90,6 +90,7 @@ class Annotations:
     attributes: list[Attribute]
     source: str  # what the history records: a data set, `table` or `labels`
     inputs: dict[str, str] = field(default_factory=dict)  # the digest of the table, if it is a file
+    others: list[Attribute] = field(default_factory=list)  # of the table, which were not chosen
 
 
 @checked
@@ -158,7 +159,8 @@ def read_annotations(
         for attribute in chosen:
             if not attribute.is_class:
                 console.note_spellings(f"{where}: {attribute.name}", attribute.values)
-    return replace(found, attributes=chosen)
+    others = [attribute for name, attribute in known.items() if name not in columns]
+    return replace(found, attributes=chosen, others=others if columns else [])
 
 
 def attribute_names(table: str) -> list[str]:

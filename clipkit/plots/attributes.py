@@ -165,7 +165,7 @@ def attributes(
     """
     reached = np.asarray(reach, np.float64)
     order = metrics.falling_order(reached)
-    bands = [name for name in claims.group_order() if name in groups]
+    bands = sorted(dict.fromkeys(groups), key=claims.group_place)
     places = np.array([bands.index(group) for group in groups], np.int64)
     if len(places):
         order = order[np.argsort(places[order], kind="stable")]

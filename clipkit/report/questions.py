@@ -81,8 +81,9 @@ IN_MEMORY = "this result"  # the name of one that was not read from a file
 ABOUT = (
     "The history of a file says what it holds. Results on the same images are in one table. "
     "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
-    "same images say little about their difference, so differences are paired. Chance is the "
-    "share of the most frequent class; for retrieval, what images give with the texts of others. "
+    "same images say little about their difference, so differences are paired. Chance is what "
+    "the predictions give if they are permuted; for retrieval, what images give with the texts of "
+    "others. "
     "An untrained control belongs to the results that were made in the same way from the same "
     "prompts. The summary and the bars have the most accurate of several controls."
 )
@@ -339,7 +340,7 @@ def _draw_pairs(pairs: Sequence[ModelPair]) -> Drawn:
     decided = [math.copysign(1, low) == math.copysign(1, high) for low, high in map(_ends, pairs)]
     names = [describe(pair.first) for pair in pairs]
     kinds = {"accuracy": (values[0], values[1])}
-    chance = [results.chance(pair.first.labels) for pair in pairs]
+    chance = [pair.first.chance() for pair in pairs]
     facts = summary_sentence(pairs)
     figure = dumbbells(names, kinds, {"accuracy": decided}, models, chance=chance, title=facts)
     return figure, results.source_label(pairs[0].first.file, pairs[0].first.split)

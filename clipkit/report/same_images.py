@@ -196,7 +196,7 @@ class SameImages:
         runs = [scored.measure(number).value for number in numbers]
         of_controls = self._measure_controls(scored, numbers[:MOST_RUNS])
         best = highest(of_controls)
-        bar = Bar(max(runs), reference=results.chance(scored.labels), control=best, runs=runs)
+        bar = Bar(max(runs), reference=_mean(scored.chances), control=best, runs=runs)
         cells |= _setting_cells(scored.runs)
         cells["runs"] = f"{len(runs):,}"
         cells[ACCURACY] = Number(format_range(runs), bar)
@@ -210,7 +210,8 @@ class SameImages:
         of_controls = self._measure_controls(scored, numbers)
         best = highest(of_controls)
         mean = mean_measurement(measured)
-        bar = Bar(mean.value, mean.low, mean.high, results.chance(scored.labels), best)
+        chance = _mean([scored.chances[number] for number in numbers])
+        bar = Bar(mean.value, mean.low, mean.high, chance, best)
         cells: dict[str, Cell] = dict(_setting_cells(runs))
         cells["draws"] = f"{len(runs)}" if len(runs) > 1 else ""
         cells[ACCURACY] = Number(format_measurement(mean), bar)
@@ -442,3 +443,7 @@ def _means(scored: Scored) -> str:
 def _rank(candidate: tuple[Scored, SameImages]) -> tuple[bool, bool, bool]:
     scored, group = candidate
     return bool(scored.untestable), not scored.has_one_run, not group.controls_of(scored)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

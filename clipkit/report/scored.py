@@ -40,6 +40,7 @@ class Scored:
     right: Bools  # (R, N)
     clusters: Int64 | None  # (N), of images that depend on each other
     untestable: str  # why the accuracies are not tested, or ""
+    chances: list[float]  # of the runs: see `results.chance`
 
     @classmethod
     def read(cls, name: str, file: FeatureFile) -> Scored:
@@ -54,7 +55,8 @@ class Scored:
         if clusters is not None:
             clusters = clusters[order]
         why = results.untestable(file, split)
-        return cls(name, file, split, scored.rows, ids, labels, right, clusters, why)
+        chances = [results.chance(scored.labels, one) for one in scored.predicted]
+        return cls(name, file, split, scored.rows, ids, labels, right, clusters, why, chances)
 
     @property
     def has_one_run(self) -> bool:
@@ -85,7 +87,16 @@ class Scored:
         """Return only the runs with the settings of a run of another result."""
         wanted = run_settings(other.file, other.runs[run])
         is_alike = np.array([run_settings(self.file, run) == wanted for run in self.runs])
-        return replace(self, runs=list(compress(self.runs, is_alike)), right=self.right[is_alike])
+        return replace(
+            self,
+            runs=list(compress(self.runs, is_alike)),
+            right=self.right[is_alike],
+            chances=list(compress(self.chances, is_alike)),
+        )
+
+    def chance(self) -> float:
+        """Return what the predictions of the most accurate run give if they are permuted."""
+        return self.chances[int(np.argmax(self.right.mean(axis=1)))]
 
     def measure(self, run: int | None = None) -> Measurement:
         """Return the accuracy of a run, by default of the most accurate."""

@@ -51,7 +51,8 @@ def found(
     if untestable:
         return Fact(MAIN, f"{text}. {untestable}", source, Bar(accuracy))
     low, high = metrics.wilson(accuracy, metrics.effective_rows(right, clusters))
-    chance = results.chance(scored.labels)
+    chance = results.chance(scored.labels, scored.predicted)
+    majority = _percent(results.majority(scored.labels))
     rows = _compare_with(controls, scored)
     row = min(rows, key=lambda row: row["difference"], default=None)  # the most accurate control
     control = CONTROL
@@ -62,7 +63,8 @@ def found(
     text = f"{text}: {relations}."
     details = (
         f"Measured in {escape(source)}. The 95 % interval is {_percent(low)} to "
-        f"{_percent(high)}. Chance is the share of the most frequent class."
+        f"{_percent(high)}. Chance is what the predictions give if they are permuted; the most "
+        f"frequent class alone has {majority}."
     )
     if row is None:
         bar = Bar(accuracy, low, high, chance)
@@ -93,7 +95,8 @@ def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[
 def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     """Name the class with the fewest right images, and the wrong class predicted most often for it.
 
-    Return nothing if all predictions are right, or all classes have the same share.
+    Return nothing if all predictions are right, or all classes have the same share. Several classes
+    with one share are named if equal classes would hardly have so many.
     """
     C = len(scored.class_names)
     counts = np.bincount(scored.labels, minlength=C)
@@ -108,6 +111,8 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     if len(places) == known:
         return []
     if len(places) > 1:
+        if not claims.are_lower(right, counts, places, scored.independent):
+            return []
         share = _percent(right[lowest] / counts[lowest]) if right[lowest] else "no image"
         text = f"{len(places):,} of {known:,} classes have {share} right"
         example = f"{text}, such as {names[lowest]}."

@@ -91,9 +91,9 @@ class Way:
 
     @property
     def chance(self) -> float:
-        """The share of the most frequent class; NaN if nothing may be tested."""
+        """What permuted predictions give; NaN if nothing may be tested."""
         first = self.members[0]
-        return math.nan if first.untestable else results.chance(first.labels)
+        return math.nan if first.untestable else first.chance()
 
     @property
     def control(self) -> Measurement | None:

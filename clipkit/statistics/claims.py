@@ -37,6 +37,8 @@ MAKE_CONTROL = "embed the same images with --untrained 0 to make one"
 FEWEST_OTHERS = 20  # other texts that are a control of words
 FEW_OTHERS = f"there are fewer than {FEWEST_OTHERS} other words"
 NAMED = 3  # things that a sentence names; of more, it has the number
+EQUAL_DRAWS = 999  # of right rows over classes that are equal
+ROUNDING = 1e-12  # difference of equal numbers
 LEVEL = 0.05  # of two-sided tests: a wrong claim in one direction has half of it
 
 # ---- Claims --------------------------------------------------------------------------------------
@@ -414,6 +416,28 @@ def lowest_class(
     against = replace(against, paired=_share_difference(own, n, share_of_others, n_others, known))
     limits = exact_interval(own, n, LEVEL / known)
     return places, Claim("", own, *limits, against, round(rows[place]))
+
+
+def are_lower(
+    right: ArrayLike, totals: ArrayLike, places: Sequence[int], independent: float = 1.0
+) -> bool:
+    """Tell whether so many classes with the lowest share are more than equal classes would have.
+
+    The right rows are dealt at random over all rows, EQUAL_DRAWS times. Parameters are those of
+    `lowest_class`, and the places of the classes that it returns.
+
+    >>> are_lower([0, 0, 2, 3, 2], [3] * 5, [0, 1]), are_lower([0, 0, 60], [60] * 3, [0, 1])
+    (False, True)
+    """
+    hits, sizes = (np.asarray(counts, np.float64) * independent for counts in (right, totals))
+    rows = np.where(sizes > 0, np.maximum(1, np.round(sizes)), 0).astype(np.int64)
+    known = np.flatnonzero(rows)
+    total = min(int(np.round(hits.sum())), int(rows.sum()))
+    random = np.random.default_rng(0)
+    drawn = random.multivariate_hypergeometric(rows[known], total, EQUAL_DRAWS, method="marginals")
+    lowest = float(hits[places[0]] / max(1, rows[places[0]]))
+    as_low = np.count_nonzero(drawn / rows[known] <= lowest + ROUNDING, axis=1)
+    return p_of(as_low.astype(np.float64), float(len(places))) <= LEVEL / 2
 
 
 def _share_difference(
@@ -801,7 +825,13 @@ NOT_REACHED = "learned, not reached"
 LEARNED = "learned"
 NO_WORDS = "learned, not decided for words"
 WITHOUT_TRAINING = "there without training"
-GROUPS = (REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS, WITHOUT_TRAINING, NOT_DECIDED)
+ONLY_THROUGH = "learned only through"  # and the name of another attribute
+UNTRAINED_REACHED = f"{WITHOUT_TRAINING}, reached by words"
+UNTRAINED_PARTLY = f"{WITHOUT_TRAINING}, words reach part"
+GROUPS = (
+    *(REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS, ONLY_THROUGH),
+    *(UNTRAINED_REACHED, UNTRAINED_PARTLY, WITHOUT_TRAINING, NOT_DECIDED),
+)
 
 # What the groups are called if the words are a generative model's own answers
 SAID = {
@@ -810,13 +840,21 @@ SAID = {
     NOT_REACHED: "held, not said",
     LEARNED: "held",
     NO_WORDS: "held, not decided whether said",
+    ONLY_THROUGH: "held only through",
+    UNTRAINED_REACHED: f"{WITHOUT_TRAINING}, said",
+    UNTRAINED_PARTLY: f"{WITHOUT_TRAINING}, said in part",
 }
 AT_CHANCE = "the interval of the probe ends within 2 points of chance"
 FEW_TO_FIT = "words are above chance, but the probe is not: it needs more images to fit"
 OF_GAIN = "the interval of the gain over the control includes half"
 OF_REACH = "the interval of reach includes half"
-OTHERS_AS_WELL = "other words do as well"
+OTHERS_AS_WELL = "other words do as well in more than 2.5 % of draws, for so many attributes"
 OF_WORDS = "the interval of zeroshot includes chance"
+CHANGES = "it changes with the training set: half of the fitted images give '{}'"
+UNTRAINED = (UNTRAINED_REACHED, UNTRAINED_PARTLY, WITHOUT_TRAINING)
+LEARNED_GROUPS = (REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS)
+GIVEN = "within the values of {}, the interval of {} includes chance"
+INSEPARABLE = "each of its values goes with one value of {}"
 
 
 def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str = "%") -> Claim:
@@ -835,7 +873,7 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
     unit : {"%", ""}
     """
     group, because, needs = group_of(row)
-    name = SAID.get(group, group) if is_said else group
+    name = _said(group) if is_said else group
     probe, low, high = (_number(row, f"probe{end}") for end in ("", "_low", "_high"))
     against = Reference(CHANCE, _number(row, "chance"))
     if because in (NO_CONTROL, OF_GAIN):
@@ -844,58 +882,105 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
     return Claim(row["attribute"], probe, low, high, against, n, unit, run, name, because, needs)
 
 
+def _said(group: str) -> str:
+    """Return what a group is called if the words are a generative model's own answers."""
+    if group.startswith(ONLY_THROUGH):
+        return SAID[ONLY_THROUGH] + group.removeprefix(ONLY_THROUGH)
+    return SAID.get(group, group)
+
+
 def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
-    """Return the group of a row of `attributes`, why it is not decided, and what this needs."""
-    n = _number(row, "rows")
+    """Return the group of a row of `attributes`, why it is not decided, and what this needs.
 
-    def verdict(name: str, against: float) -> str:
-        limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
-        return decide(*limits, against, against)
+    A group is said if half of the fitted rows, in `half_group`, give it too. If both only agree
+    that the attribute is learned, or there without training, it is not decided for words.
+    """
+    found = _group_of_all(row)
+    group, half = found[0], row.get("half_group") or found[0]
+    if group in (NOT_DECIDED, half):
+        return found
+    for members, without_words in (LEARNED_GROUPS, NO_WORDS), (UNTRAINED, WITHOUT_TRAINING):
+        if group in members and half in members:
+            if group == without_words:
+                return found
+            return without_words, CHANGES.format(half), math.nan
+    return NOT_DECIDED, CHANGES.format(half), math.nan
 
-    def needed(name: str, against: float, classes: int = 0) -> float:
-        limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
-        return rows_needed(_number(row, name), limits, against, n, classes=classes)
 
-    classes = int(row.get("values", 0)) if "metric" not in row else 0  # of a mean recall
+def _group_of_all(row: Mapping[str, Any]) -> tuple[str, str, float]:
+    """Return what all fitted rows give, as `group_of` does."""
     chance, probe = _number(row, "chance"), _number(row, "probe")
     least, half = chance + ABOVE_CHANCE, HALF * (probe - chance)
     if math.isnan(_number(row, "probe_low")):
         return NOT_DECIDED, NO_INTERVAL, math.nan
-    if verdict("probe", least) != ABOVE:  # a probe with few rows may fail where words do not
-        if verdict("zeroshot", least) == ABOVE:
+    if _against(row, "probe", least) != ABOVE:
+        # a probe with few rows may fail where words do not
+        if _against(row, "zeroshot", least) == ABOVE:
             return NOT_DECIDED, FEW_TO_FIT, math.nan
         if probe <= least:
             return NOT_DECIDED, AT_CHANCE, math.nan
-        return (
-            NOT_DECIDED,
-            f"the interval of the probe includes {CHANCE}",
-            needed("probe", least, classes),
-        )
+        because = f"the interval of the probe includes {CHANCE}"
+        return NOT_DECIDED, because, _needed(row, "probe", least, is_recall=True)
     if math.isnan(_number(row, "gain_low")):
         return NOT_DECIDED, NO_CONTROL, math.nan
-    kept = verdict("gain", half)
+    kept = _against(row, "gain", half)
     if kept == BELOW:
-        return WITHOUT_TRAINING, "", math.nan
+        of_words = {REACHED: UNTRAINED_REACHED, PARTLY: UNTRAINED_PARTLY}
+        return of_words.get(_group_by_words(row, chance)[0], WITHOUT_TRAINING), "", math.nan
     if kept == NOT_DECIDED:
-        return NOT_DECIDED, OF_GAIN, needed("gain", half)
+        return NOT_DECIDED, OF_GAIN, _needed(row, "gain", half)
+    confounder = str(row.get("given_name", ""))
+    if confounder and _against(row, "given", least) != ABOVE:
+        if math.isnan(_number(row, "given_low")):
+            return NOT_DECIDED, INSEPARABLE.format(confounder), math.nan
+        if _against(row, "given", chance + half) == BELOW:
+            return f"{ONLY_THROUGH} {confounder}", "", math.nan
+        return NOT_DECIDED, GIVEN.format(confounder, "the probe"), _needed(row, "given", least)
     if math.isnan(_number(row, "zeroshot")):
         return LEARNED, "", math.nan
-    reach = verdict("reach", HALF)
+    return _group_by_words(row, chance)
+
+
+def _group_by_words(row: Mapping[str, Any], chance: float) -> tuple[str, str, float]:
+    """Return the group of an attribute by its words, as if it is learned; see `group_of`.
+
+    Words must be above chance, also within the values of a confounder, and above 97.5 % of draws
+    of other words in their place.
+    """
+    reach = _against(row, "reach", HALF)
     if reach == NOT_DECIDED:
-        return NO_WORDS, OF_REACH, needed("reach", HALF)
-    # words must be above chance, and above 95 % of other words in their place
-    if verdict("zeroshot", chance) != ABOVE:
+        return NO_WORDS, OF_REACH, _needed(row, "reach", HALF)
+    if _against(row, "zeroshot", chance) != ABOVE:
         if reach == BELOW:
             return NOT_REACHED, "", math.nan
-        return NO_WORDS, OF_WORDS, needed("zeroshot", chance, classes)
-    if math.isnan(_number(row, "other_words95")):
+        return NO_WORDS, OF_WORDS, _needed(row, "zeroshot", chance, is_recall=True)
+    if math.isnan(_number(row, "other_words_p")):
         return NO_WORDS, FEW_OTHERS, math.nan
-    exceed_others = _number(row, "zeroshot") > _number(row, "other_words95")
+    exceed_others = _number(row, "other_words_p") <= LEVEL / 2
+    confounder = str(row.get("zeroshot_given_name", ""))
+    is_own = not confounder or _against(row, "zeroshot_given", chance) == ABOVE
     if reach == BELOW:
-        return PARTLY if exceed_others else NOT_REACHED, "", math.nan
+        return PARTLY if exceed_others and is_own else NOT_REACHED, "", math.nan
     if not exceed_others:
         return NO_WORDS, OTHERS_AS_WELL, math.nan
+    if not is_own:
+        because = GIVEN.format(confounder, "zeroshot")
+        return NO_WORDS, because, _needed(row, "zeroshot_given", chance)
     return REACHED, "", math.nan
+
+
+def _against(row: Mapping[str, Any], name: str, against: float) -> str:
+    """Tell whether the interval of a column is above or below a number."""
+    return decide(_number(row, f"{name}_low"), _number(row, f"{name}_high"), against, against)
+
+
+def _needed(row: Mapping[str, Any], name: str, against: float, is_recall: bool = False) -> float:
+    """Return the rows that decide a column of `attributes` against a number."""
+    limits = _number(row, f"{name}_low"), _number(row, f"{name}_high")
+    classes = 0
+    if is_recall and "metric" not in row:
+        classes = int(row.get("values", 0))
+    return rows_needed(_number(row, name), limits, against, _number(row, "rows"), classes=classes)
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:
@@ -910,10 +995,19 @@ def group_order() -> list[str]:
 
 def attribute_groups(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
     """Return the claims of `attributes` by group, in the order of groups."""
-    groups: dict[str, list[Claim]] = {name: [] for name in group_order()}
-    for claim in claims:
+    groups: dict[str, list[Claim]] = {}
+    for claim in sorted(claims, key=lambda claim: group_place(claim.verdict)):
         groups.setdefault(claim.verdict, []).append(claim)
-    return {name: members for name, members in groups.items() if members}
+    return groups
+
+
+def group_place(group: str) -> int:
+    """Return the place of a group in the order of groups; those of one kind have one place."""
+    order = group_order()
+    for place, name in enumerate(order):
+        if group == name or (name.endswith("only through") and group.startswith(name)):
+            return place
+    return len(order)
 
 
 def attribute_names(claims: Sequence[Claim]) -> dict[str, str]:
@@ -964,7 +1058,6 @@ def attributes_sentence(claims: Sequence[Claim]) -> str:
 # ---- Clusters and neighbours ---------------------------------------------------------------------
 
 OTHER_IMAGES = "the other images"
-ROUNDING = 1e-12  # difference of equal numbers
 
 
 def by_permutations(claim: Claim, p: float, needs: float = math.nan) -> Claim:

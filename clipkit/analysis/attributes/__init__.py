@@ -26,8 +26,10 @@ from clipkit.features.columns import (
     NUMBER,
     ROW_COUNT,
     SHARE,
+    TEXT,
     VALUES,
     Column,
+    P,
 )
 
 WORDS = Input("WORDS", "Feature file of texts with classes 'attribute: value'.", ("texts",))
@@ -142,6 +144,7 @@ COLUMNS = (
         number_with="null5",
     ),
     Column("other_words95", SHARE, LABELS, decimals=1, number_with="null5"),
+    Column("other_words_p", P, LABELS),
     Column(
         "names",
         SHARE,
@@ -187,6 +190,27 @@ COLUMNS = (
         has_interval=True,
         number_with="null5",
     ),
+    Column(
+        "given",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        reference="chance",
+        number_with="null5",
+    ),
+    Column("given_name", TEXT, LABELS),
+    Column(
+        "zeroshot_given",
+        SHARE,
+        LABELS,
+        decimals=1,
+        has_interval=True,
+        reference="chance",
+        number_with="null5",
+    ),
+    Column("zeroshot_given_name", TEXT, LABELS),
+    Column("half_group", TEXT, LABELS),
 )
 
 
@@ -241,7 +265,8 @@ LAYOUT = Layout(
     needed="reach",
     columns="attribute metric values positives rows chance null zeroshot other_words names random "
     "probe control reach",
-    hidden="null5 null95 gain",
+    hidden="null5 null95 gain other_words_p given given_name zeroshot_given zeroshot_given_name "
+    "half_group",
     titles={"other_words": "other words"},
 )
 

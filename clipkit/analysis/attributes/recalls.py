@@ -13,6 +13,9 @@ other values are left out.
 - `probe` is the probe on the whole embedding.
 - `control` is that probe on the embedding of an untrained control.
 
+- `given` is the recall of the probe within the values of another attribute, and `zeroshot_given`
+  that of the words: of all attributes that go with this one, the one with the least recall.
+
 The probe is a logistic regression on standardised columns, with all values weighted equally. It
 gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
 on.
@@ -23,6 +26,7 @@ the words for 1, and by the probe's score. Numbers are predicted by a ridge regr
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -49,11 +53,14 @@ from clipkit.features import compatibility, similarity
 from clipkit.features.annotations import CLASS, Annotations, Attribute, read_annotations
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.attribute_tables import Table
+from clipkit.features.draws import rows_by_class
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import prompts_entry
 from clipkit.probes.classifiers import LOGREG, names_taking
-from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS
-from clipkit.statistics.dependence import permute
+from clipkit.statistics import confounders
+from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS, NOT_DECIDED, group_of
+from clipkit.statistics.dependence import p_of, permute
+from clipkit.statistics.metrics import holm
 from clipkit.statistics.score_metrics import METRICS, RANKED, RECALL, ridge
 
 KEPT_DIRECTIONS = 8  # at most, of a set with similarities that are kept
@@ -66,7 +73,10 @@ OF_OTHER_IMAGES = (
 NAMED = 3  # attributes that a warning names
 NULLS = 50  # fits on permuted numbers
 RANK_NULLS = 1000  # permutations of the scored numbers
-OTHER_WORDS = 100  # draws of other texts
+OTHER_WORDS = 100  # draws of other texts, at least
+PER_ATTRIBUTE = 80  # more such draws for p, which is corrected for all attributes: 2 may be as high
+MOST_DRAWS = 10_000
+ROUNDING = 1e-12  # difference of equal scores
 # A neutral text is a near synonym of a word if their cosine is this many standard deviations above
 # the mean cosine of neutral texts with the word.
 NEAR = 2.0
@@ -172,6 +182,8 @@ class _Settings(NamedTuple):
     C: float
     seed: int
     random: int  # number of sets of random directions
+    confounders: Sequence[Attribute] = ()  # any that go with an attribute are
+    draws: int = OTHER_WORDS  # of other texts for p
 
 
 @checked
@@ -221,12 +233,17 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         `zeroshot` and `probe` with the limits of their 95 % interval (`_low`, `_high`, see
         `metrics.recall_interval`); `other_words` and `other_words95`, the mean and the 95 %
         quantile of `zeroshot` for OTHER_WORDS draws of other texts in the place of the words, if
-        there are FEWEST_OTHERS; `names`; `random` and `control` with their range; and `reach`,
+        there are FEWEST_OTHERS, and `other_words_p`, the p of the words among such draws,
+        corrected for all attributes; `names`; `random` and `control` with their range; and `reach`,
         (zeroshot - chance) / (probe - chance), with its 95 % interval (delta method). With
         controls, `gain` is the paired difference of the probe to the control for which the lower
-        limit of its 95 % interval is lowest. NaN marks what does not apply; `reach` is NaN if the
-        lower limit of `probe` is not 0.02 above chance, and so are `gain` and the interval of
-        `probe` if over 1 % of the scored images were fitted.
+        limit of its 95 % interval is lowest. `given` and `zeroshot_given` are what the probe and
+        the words score within the values of `given_name` and `zeroshot_given_name`: of the table's
+        attributes that go with this one, the one that leaves the least (see
+        `statistics.confounders`); "" if there are none. `half_group` is the group that half of the
+        fitted rows give, if all give one. NaN marks what does not apply; `reach` is
+        NaN if the lower limit of `probe` is not 0.02 above chance, and so are `gain` and the
+        interval of `probe` if over 1 % of the scored images were fitted.
         Values count if they occur in both the fitted and the scored rows; with fewer than two of
         them, nothing is measured. Runs of other metrics have the column `metric`; of labels also
         `positives`, the number of scored rows with 1; of numbers `null95`, the 95 % quantile of the
@@ -249,9 +266,17 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     caveats = find_shared("fitted", scored.split, own.X, own.X_scored)
     untrained = check_controls(controls, images, [fit.split, scored.split])
     embeddings = [own, *[_Embeddings(control.images, fit, scored) for control in untrained]]
-    settings = _Settings(metric, C, seed, random)
-    measured = _measure_each(annotations.attributes, embeddings, words, settings)
+    table_columns = [*annotations.attributes, *annotations.others]
+    draws = PER_ATTRIBUTE * len(annotations.attributes)
+    draws = min(max(OTHER_WORDS, draws), MOST_DRAWS)
+    settings = _Settings(metric, C, seed, random, table_columns, draws)
+    half = _half_of(fit, images, seed)
+    of_half = [_Embeddings(one.file, half, scored) for one in embeddings]
+    measured = _measure_each(annotations.attributes, embeddings, of_half, words, settings)
     rows = [one.row for one in measured]
+    _correct(rows)
+    for one in measured:
+        one.row["half_group"] = _group_of_half(one)
     if not results.is_testable(caveats):
         for row in rows:
             row |= dict.fromkeys(row.keys() & OF_OTHER_IMAGES, math.nan)
@@ -294,11 +319,35 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     return result
 
 
+def _half_of(fit: SplitRows, images: FeatureFile, seed: int) -> SplitRows:
+    """Draw half of the rows to fit on; rows that depend on each other stay together."""
+    clusters = images.splits[fit.split].cluster
+    groups = fit.numbers if clusters is None else clusters[fit.numbers]
+    different = np.unique(groups)
+    drawn = np.random.RandomState(seed).permutation(different)[: len(different) // 2]
+    return SplitRows(fit.split, fit.numbers[np.isin(groups, drawn)])
+
+
+def _group_of_half(one: _Measured) -> str:
+    """Return the group that half of the fitted rows give; "" if all rows decide none."""
+    if not one.is_grouped:
+        return ""
+    if one.half is None:
+        return NOT_DECIDED
+    return group_of(one.half | {"other_words_p": one.row["other_words_p"]})[0]
+
+
 class _Measured(NamedTuple):
-    """What was measured of an attribute, and what is wrong with its values."""
+    """What was measured of an attribute, and what is wrong with its values.
+
+    If it is in a group, `half` is its run with half of the fitted rows, or None if they lack
+    values.
+    """
 
     name: str
     row: Row
+    is_grouped: bool
+    half: Row | None
     ranks: Int64  # see `_Attribute.ranks`
     problems: list[str]
     has_words: bool
@@ -309,10 +358,14 @@ class _Measured(NamedTuple):
 def _measure_each(
     attributes: Sequence[Attribute],
     embeddings: Sequence[_Embeddings],
+    of_half: Sequence[_Embeddings],
     words: FeatureFile | None,
     settings: _Settings,
 ) -> list[_Measured]:
-    """Measure attributes on the embeddings of a model, which come first, and of its controls."""
+    """Measure attributes on the embeddings of a model, which come first, and of its controls.
+
+    `of_half` are the same embeddings with half of the rows to fit on.
+    """
     fit, scored = embeddings[0].fit, embeddings[0].scored
     measured = []
     with console.progress("probing attributes", "attributes") as report_progress:
@@ -321,11 +374,24 @@ def _measure_each(
             embeddings = one.embeddings  # those of the next attribute, if it has the same rows
             own_words = None if words is None else one.find_words(words)
             row, problems = one.row(own_words), one.problems()
+            is_grouped, half = not one.metric.is_error and group_of(row)[0] != NOT_DECIDED, None
+            if is_grouped:
+                half = one.with_half(row, of_half)
             has_words, value = own_words is not None, (attribute.values or ["VALUE"])[0]
             has_neutral = own_words is not None and own_words.are_neutral
             ranks = one.ranks(scored)
             measured.append(
-                _Measured(attribute.name, row, ranks, problems, has_words, has_neutral, value)
+                _Measured(
+                    attribute.name,
+                    row,
+                    is_grouped,
+                    half,
+                    ranks,
+                    problems,
+                    has_words,
+                    has_neutral,
+                    value,
+                )
             )
             report_progress(number, len(attributes))
     return measured
@@ -341,6 +407,14 @@ def _keep(
     ranks = np.vstack([one.ranks for one in measured])
     clusters = own_clusters(images, scored.split, scored.numbers)
     return {scored.split: Split(ids=ids, predicted=ranks, cluster=clusters)}
+
+
+def _correct(rows: Sequence[Row]) -> None:
+    """Correct the p of words for all attributes with words, by Holm's method."""
+    tested = [row for row in rows if not math.isnan(row["other_words_p"])]
+    corrected = holm([row["other_words_p"] for row in tested]).tolist()
+    for row, p in zip(tested, corrected, strict=True):
+        row["other_words_p"] = p
 
 
 def _check_metric(metric: str, table: Table | None) -> type[_Attribute]:
@@ -627,19 +701,103 @@ class _Attribute:
             sets.append(directions.astype(np.float32))
         self.embeddings[0].keep_similarities(sets)
         draws = [self._score(self._on_directions(directions)) for directions in sets]
+        of_probe = self._by_probe(row["chance"], zero)
+        row |= self._with_interval("zeroshot", zero)
+        row |= self._other_words(words, row["zeroshot"])
+        row["names"] = names
+        row |= _with_range("random", draws)
+        row |= of_probe
+        return row | self._given("zeroshot_given", zero)
+
+    def _by_probe(self, chance: float, zero: Predicted | None) -> Row:
+        """Return what depends on the probe: its score, the controls', `reach`, `gain`, `given`."""
         predicted, *of_controls = [
             self._probe(one.X, one.X_scored, one.shared) for one in self.embeddings
         ]
         self.scores = [zero, predicted]
-        row |= self._with_interval("zeroshot", zero)
-        row |= self._other_words(words)
-        row["names"] = names
-        row |= _with_range("random", draws)
-        row |= self._with_interval("probe", predicted)
+        row = self._with_interval("probe", predicted)
         row |= _with_range("control", list(map(self._score, of_controls)))
-        row |= self._reach(row, zero, predicted)
+        row |= self._reach(row | {"chance": chance, "zeroshot": self._score(zero)}, zero, predicted)
         gains = [self._gain(predicted, of_control) for of_control in of_controls]
-        return row | min(gains, key=itemgetter("gain_low"), default={})
+        row |= min(gains, key=itemgetter("gain_low"), default={})
+        return row | self._given("given", predicted)
+
+    def with_half(self, row: Row, embeddings: Sequence[_Embeddings]) -> Row | None:
+        """Return the attribute's run with what probes give that half of the rows are fitted to.
+
+        `embeddings` have that half. If it lacks values, half of the rows of each value are drawn.
+        Return None if there are too few.
+        """
+        half = self._on_half(embeddings)
+        if not np.array_equal(half.occurring, self.occurring):
+            random = np.random.RandomState(self.settings.seed)
+            drawn = []
+            for rows in rows_by_class(self.y):
+                drawn.append(random.permutation(rows)[: (len(rows) + 1) // 2])
+            fit = self.fit._replace(numbers=self.fit.numbers[np.sort(np.concatenate(drawn))])
+            own = [_Embeddings(one.file, fit, one.scored) for one in self.embeddings]
+            half = self._on_half(own)
+        if half.values < 2:
+            return None
+        return row | half._by_probe(row["chance"], self.scores[0])
+
+    def _on_half(self, embeddings: Sequence[_Embeddings]) -> _Attribute:
+        fit, scored = embeddings[0].fit, embeddings[0].scored
+        return type(self)(embeddings, self.attribute, fit, scored, self.settings)
+
+    @functools.cached_property
+    def _confounders(self) -> list[Attribute]:
+        """The attributes that go with this one, by their association in all rows that have both.
+
+        Interactions are none, nor is an attribute that has this one as a part.
+        """
+        found = []
+        for other in self.settings.confounders:
+            if other.name == self.attribute.name or other.parts:
+                continue
+            own, of_other = [], []
+            for rows in (self.fit, self.scored):
+                is_known = rows.codes(other) >= 0
+                own.append(rows.codes(self.attribute)[is_known])
+                of_other.append(rows.codes(other)[is_known])
+            a, b = np.concatenate(own), np.concatenate(of_other)
+            if len(a) and self._is_associated(a, other, b):
+                found.append(other)
+        return found
+
+    def _is_associated(self, a: Int64, other: Attribute, b: Int64) -> bool:
+        low = confounders.cramers_v_low(a, b, self.rows_per_cluster)
+        return low > confounders.LEAST and not confounders.determines(b, a)
+
+    @functools.cached_property
+    def rows_per_cluster(self) -> float:
+        """The mean number of scored rows that depend on each other; 1 for independent ones."""
+        clusters = self.embeddings[0].file.splits[self.scored.split].cluster
+        if clusters is None or not len(self.scored.numbers):
+            return 1.0
+        return len(self.scored.numbers) / len(np.unique(clusters[self.scored.numbers]))
+
+    def _given(self, name: str, predicted: Predicted | None) -> Row:
+        """Return the score within the values of the confounder that leaves the least of it.
+
+        If no row could show it, the limits are NaN, with the confounder's name.
+        """
+        least, of_least = confounders.UNKNOWN, ""
+        if predicted is not None and not self.metric.is_error:
+            for other in self._confounders:
+                found = self._given_one(predicted, other)
+                if not of_least or not found.low >= least.low:
+                    least, of_least = found, other.name
+                if math.isnan(least.low):
+                    break
+        limits = {f"{name}_low": least.low, f"{name}_high": least.high}
+        return {name: least.value, **limits, f"{name}_name": of_least}
+
+    def _given_one(self, predicted: Predicted, other: Attribute) -> confounders.Given:
+        strata = self.scored.codes(other)
+        known = strata >= 0
+        rows = self.truth[known], predicted[known], strata[known]
+        return confounders.recall_given(*rows, self.rows_per_cluster)
 
     def ranks(self, scored: SplitRows) -> Int64:
         """Rank the truth and the scores by words and by the probe (3, N), from 1 for the lowest.
@@ -684,24 +842,58 @@ class _Attribute:
         scores = class_scores(cosines, values, self.values)
         return np.asarray(self.occurring[scores.argmax(axis=1)])
 
-    def _other_words(self, words: Words | None) -> Row:
-        """Return what other texts reach in the place of the words: their mean and 95 % quantile.
+    def _other_words(self, words: Words | None, zeroshot: float) -> Row:
+        """Return what other texts reach in the place of the words: mean, 95 % quantile and p.
 
-        Each draw has as many texts as there are words; they differ if there are enough.
+        Each draw has as many texts as there are words; they differ if there are enough. For p,
+        draws are of all texts, the words included: if the words say no more than others, their
+        rank among these draws is as likely as any. Of one word, the others are all scored.
         """
-        scores = [math.nan]
+        scores, p = [math.nan], math.nan
         if words is not None and self.values > 1 and len(words.others) >= FEWEST_OTHERS:
             random = np.random.RandomState(self.settings.seed)
-            cosines = self.embeddings[0].scored_similarities(words.others)
             count, needed = len(words.others), len(words.values)
+            texts = np.concatenate([words.others, words.directions])
+            cosines = self.embeddings[0].scored_similarities(texts)
+
+            def score(draw: Int64) -> float:
+                return self._score_words(cosines[:, draw], words.values)
+
             scores = []
             for _ in range(OTHER_WORDS):
-                draw = random.choice(count, needed, replace=count < needed)
-                scores.append(self._score(self._by_words(cosines[:, draw], words.values)))
+                scores.append(score(random.choice(count, needed, replace=count < needed)))
+            draws = [np.array([text]) for text in range(count)]
+            if needed > 1:
+                draws = self._draw_words(random, count, needed)
+            p = p_of(np.array([score(draw) for draw in draws]), zeroshot, ROUNDING)
         return {
             "other_words": float(np.mean(scores)),
             "other_words95": float(np.quantile(scores, 0.95)),
+            "other_words_p": p,
         }
+
+    def _draw_words(self, random: Any, others: int, needed: int) -> list[Int64]:
+        """Draw as many texts as there are words, from others and the words, but never these."""
+        own = np.arange(others, others + needed)
+        least = math.perm(others + needed, needed) - 1
+        draws: list[Int64] = []
+        while len(draws) < min(self.settings.draws, least):
+            draw = random.permutation(others + needed)[:needed]
+            if not np.array_equal(draw, own):
+                draws.append(draw)
+        return draws
+
+    def _score_words(self, cosines: Float32, values: Int64) -> float:
+        """Return the mean recall by words; it is called for many texts."""
+        place = class_scores(cosines, values, self.values).argmax(axis=1)
+        truth, counts = self._places
+        return float((np.bincount(truth[place == truth], minlength=len(counts)) / counts).mean())
+
+    @functools.cached_property
+    def _places(self) -> tuple[Int64, Int64]:
+        """The place (N,) of each label among the values, and the rows (K,) of each value."""
+        truth = np.searchsorted(self.occurring, self.labels)
+        return truth, np.bincount(truth, minlength=self.values)
 
     def _on_directions(self, directions: Float32) -> Predicted | None:
         return self._probe(*self.embeddings[0].similarities(directions))
@@ -755,6 +947,15 @@ class _Label(_Attribute):
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         return np.asarray(cosines.max(axis=1), np.float64)
+
+    def _score_words(self, cosines: Float32, values: Int64) -> float:
+        return self._score(self._by_words(cosines, values))
+
+    def _given_one(self, predicted: Predicted, other: Attribute) -> confounders.Given:
+        strata = self.scored.codes(other)
+        known = strata >= 0
+        rows = self.truth[known], predicted[known], strata[known]
+        return confounders.score_given(self.metric, *rows, self.rows_per_cluster)
 
     def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         if X.shape[1] == 1:  # the weight has the sign of the difference of the means
@@ -818,6 +1019,16 @@ class _Number(_Label):
         permuted = [numbers[order] for order in orders]
         predicted = ridge(np.asarray(self.X), np.stack(permuted, axis=1), self.X_scored)
         return list(map(self._score, predicted.T))
+
+    def _is_associated(self, a: Int64, other: Attribute, b: Int64) -> bool:
+        numbers = self.attribute.numbers()[a], other.numbers()[b]
+        return confounders.correlation_low(*numbers, self.rows_per_cluster) > confounders.LEAST
+
+    def _given_one(self, predicted: Predicted, other: Attribute) -> confounders.Given:
+        codes = self.scored.codes(other)
+        known = codes >= 0
+        rows = self.truth[known], predicted[known], other.numbers()[codes[known]]
+        return confounders.number_given(self.metric, self.settings.metric, *rows)
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         if self.settings.metric not in RANKED:  # cosines are no such numbers; see `names`

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis import held_out
 from clipkit.analysis.class_scores import check_prompts, iter_class_scores
-from clipkit.analysis.results import chance, make_result
+from clipkit.analysis.results import majority, make_result
 from clipkit.analysis.row_clusters import own_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
@@ -405,7 +405,7 @@ def calibrate(
 
 def _note_uneven_classes(scores: ClassScores) -> None:
     """Note what `information` is compared with if one class is far above its even share."""
-    C, share = scores.matrix.shape[1], chance(scores.labels)
+    C, share = scores.matrix.shape[1], majority(scores.labels)
     if share * C > UNEVEN:
         what = f"{100 * share:.0f} % of the images have one of {C} classes"
         console.note(f"{scores.name}: {what}: `information` compares with the labels' own entropy")

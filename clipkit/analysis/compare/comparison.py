@@ -25,6 +25,7 @@ from clipkit.analysis.results import (
     Caveat,
     Row,
     caveats,
+    chance,
     check_predicted_classes,
     check_run,
     class_names,
@@ -81,6 +82,7 @@ class PairedResults:
     clusters: Int64 | None  # (N,) of rows that depend on each other
     cluster_entry: dict[str, str]  # what a history records of them
     shots: list[int | None]  # see `provenance.shots`
+    chances: list[float]  # see `results.chance`
 
     @property
     def split(self) -> str:
@@ -152,6 +154,7 @@ def pair(
     origins = list(map(origin, results, splits))
     has_same_ids = SAME_IDS in [relate(origins[0], one, same_rows=True) for one in origins[1:]]
     right = []
+    chances = []
     described = []
     inputs = {}
     for number, result in enumerate(results):
@@ -159,6 +162,7 @@ def pair(
         scored = scored_runs(result, splits[number])
         check_run(scored, run)
         right.append((scored.predicted[run] == scored.labels)[order])
+        chances.append(chance(scored.labels[order], scored.predicted[run][order]))
         _check_labels(results[0], result, (split, splits[number]), (orders[0], order))
         described.append(_describe_run(result, splits[number], run))
         inputs[f"b{number}" if number else "a"] = result.digest
@@ -193,6 +197,7 @@ def pair(
         clusters,
         cluster_entry,
         list(map(shots, results)),
+        chances,
     )
 
 

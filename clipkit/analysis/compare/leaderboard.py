@@ -11,7 +11,7 @@ from clipkit.analysis.compare.comparison import (
     compare,
     count_rows,
 )
-from clipkit.analysis.results import Row, chance, holds_classes, make_result, newest_entry
+from clipkit.analysis.results import Row, holds_classes, make_result, newest_entry
 from clipkit.base.errors import UsageError
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.model import FeatureFile
@@ -36,8 +36,8 @@ def leaderboard(
     FeatureFile
         A result with a row per compared result, in the given order: its name `result`; `model`,
         `prompts` and `shots`, as its history names them; the `settings` of its run; `split`,
-        `rows` and, of rows that depend on each other, `clusters`; `chance`, the share of the most
-        frequent class, if there are classes; `acc1` with Wilson's interval, by
+        `rows` and, of rows that depend on each other, `clusters`; `chance`, what its
+        permuted predictions give, if there are classes; `acc1` with Wilson's interval, by
         `metrics.effective_rows`; `to_first`, its accuracy minus that of the first, with the
         interval of `compared`; `p_holm` of the difference; and a `verdict` (see
         `claims.verdict_of_b`). What does not apply is NaN or "".
@@ -50,8 +50,6 @@ def leaderboard(
             "give several results as a list: leaderboard([a, b])",
         )
     prompts = paired.entry["prompts"] or [""] * len(paired.names)
-    labels = paired.first.splits[paired.split].labels
-    by_chance = chance(labels) if holds_classes(paired.first) else np.nan
     of_first: Row = dict.fromkeys(("to_first", "to_first_low", "to_first_high", "p_holm"), np.nan)
     differences = [of_first | {"verdict": ""}]
     if len(paired.names) > 1:
@@ -75,6 +73,7 @@ def leaderboard(
     rows: list[Row] = []
     for number, difference in enumerate(differences):
         share, low, high = paired.accuracy(number)
+        by_chance = paired.chances[number] if holds_classes(paired.first) else np.nan
         split = paired.splits[number]
         row: Row = {
             "result": paired.names[number],

@@ -89,6 +89,12 @@ class Chance(NamedTuple):
         """Return the mean reciprocal rank and the median rank."""
         return {"mrr": self.mrr, "median_rank": float(np.argmax(self.behind <= 0.5 + 1e-9))}
 
+    def deviation(self) -> float:
+        """Return the standard deviation of the reciprocal rank of a query."""
+        probabilities = self.behind[:-1] - self.behind[1:]
+        squares = probabilities / np.arange(1, len(self.behind)) ** 2.0
+        return float(np.sqrt(max(0.0, squares.sum() - self.mrr**2)))
+
 
 class Ranks(NamedTuple):
     """The ranks of the Q queries of a task, and the best wrong candidate of each."""
@@ -626,6 +632,10 @@ def _mean_columns(ranks: Ranks) -> dict[str, Any]:
         mrr_low, mrr_high = (ratio / (1 + ratio) for ratio in odds * np.exp([-half, half]))
     else:  # equal ranks do not show how far others would be
         mrr_low, mrr_high = metrics.wilson(mrr, rows)
+    # By chance, few queries have rank 1: if none has, only the null tells how far ranks spread
+    null = ranks.by_chance
+    if abs(mrr - null.mrr) <= metrics.QUANTILE * null.deviation() / np.sqrt(rows):
+        mrr_low, mrr_high = min(mrr_low, null.mrr), max(mrr_high, null.mrr)
     median = float(np.median(ranks.ranks))
     rows = metrics.effective_rows(ranks.ranks <= median, ranks.clusters)
     level = min(0.5, metrics.QUANTILE / 2 / np.sqrt(rows))
