@@ -35,7 +35,7 @@ GROUPS = {
     "Encode": ("embed", "textembed"),
     MEASURE: ("logits",),
     UNDERSTAND: ("plot", "report", "run"),
-    "Files": ("info", "convert", "split", "concat", "relabel"),
+    "Files": ("info", "list", "convert", "split", "concat", "relabel"),
 }
 PANELS = {name: group for group, names in GROUPS.items() for name in names}
 COMMANDS = ("embed", "textembed", "logits", *analysis.names(), *list(PANELS)[3:])
