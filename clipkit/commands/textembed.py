@@ -141,8 +141,11 @@ def textembed(
     templates = template or []
     if layer is None and settings["norm"]:
         raise UsageError("expected --layer with --norm, got none")
-    if classes is None and (templates or readable or root is not None):
-        raise UsageError("expected --classes with --template, --readable or --root, got none")
+    of_classes = {"--template": templates, "--readable": readable, "--root": root}
+    typed = [option for option, value in of_classes.items() if value not in ([], False, None)]
+    if classes is None and typed:
+        hint = "prompts are embedded as they are; of names of classes: --classes FILE"
+        raise UsageError(f"expected --classes with {' and '.join(typed)}, got none", hint)
     if (captions or items) and column is not None:
         raise UsageError("expected no --column with --captions or --items", "name it caption")
     if not captions and split is not None:

@@ -20,7 +20,7 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.matrices import Floats, Int64, as_float32
 from clipkit.base.names import abridged, escape
 from clipkit.datasets.registry import REGISTRY
-from clipkit.features import similarity
+from clipkit.features import compatibility, similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile
@@ -121,7 +121,7 @@ def embed_queries(texts: Several[str], file: Features) -> FeatureFile:
     if not name:
         raise ClipkitError(
             f"{file.display_name}: expected the name of its model in the history, got none",
-            "add it with: clipkit convert --model NAME",
+            compatibility.no_model_hint(file),
         )
     return embed_texts(texts, models.load(name, tower="text", untrained=seed))
 

@@ -514,6 +514,8 @@ def _check_form(name: str) -> None:
         raise ClipkitError(f"cannot read {name}: there is no such file")
     if SHORT_NAME.fullmatch(name):
         raise unknown_name(name, KNOWN)
+    if any(name.lower() == known.lower() for known in ALIASES):  # no repository is called so
+        raise unknown("model", name, KNOWN)
     if REPOSITORY.fullmatch(name.removeprefix("hf-hub:")):
         return
     if "/" in name:
