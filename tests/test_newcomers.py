@@ -118,3 +118,12 @@ def test_a_hint_leads_on(line, following, here):
             assert word in said.partition("; hint: ")[2], word
     again = clipkit(*expected)
     assert again.exit_code == 0, again.stderr
+
+
+def test_sentences_that_fill_a_template_are_warned_of(here, tmp_path):
+    (tmp_path / "mine.txt").write_text("a photo of a cat\na photo of a dog\n")
+    words = ("textembed", "--classes", "mine.txt", "-o", "mine.h5", "-f")
+    warned = ok(*words).stderr
+    assert "as in 'a photo of a a photo of a cat'; hint: " in warned
+    assert "as in" not in ok(*words, "--template", "{}").stderr
+    assert "as in 'one a photo of a cat'" in ok(*words, "--template", "one {}").stderr
