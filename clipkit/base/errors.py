@@ -154,7 +154,7 @@ def check_positive(name: str, value: float | str) -> float:
         hint = "separate several by commas: 1,10"
         if str(value).endswith("%"):
             hint = f"write a share: {_share_of(str(value))}"
-    if number == 0:
+    if number <= 0:
         hint = "a small number comes close to 0: 0.001"
     if SMALLEST <= number <= LARGEST:
         return number
