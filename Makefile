@@ -260,6 +260,12 @@ dry_run = MAKEFLAGS= $(foreach name,$(SHARED),$(name)='$($(name))') $(MAKE) --no
   -f docs/thesis.mk CHAPTERS=$3 OUT=$(call folder,$(addprefix -untrained,$2)) SEED=$2 2> /dev/null | \
   sed $$'s/^/$1\t$3\t/';
 ifeq ($(DRY)$(if $(GOALS),,none),)
+# A name that is no file needs to be a data set's, a URL or a pattern, unless it is embedded already.
+ifeq ($(wildcard $(DATASET) $(call folder)/img.h5)$(findstring :,$(DATASET))$(findstring {,$(DATASET)),)
+NAMED := $(shell test ! -x $(BIN)/clipkit || $(BIN)/clipkit list datasets --no-header | cut -f 1)
+$(if $(and $(NAMED),$(if $(filter $(DATASET),$(NAMED)),,unknown)),$(error DATASET: there is no file \
+  or folder $(DATASET), and no data set is called so; known: $(NAMED)))
+endif
 PLAN := $(shell { $(foreach goal,$(GOALS),$(call dry_run,model,,$(goal)) \
   $(foreach seed,$(CONTROL_SEEDS),$(call dry_run,$(seed),$(seed),$(goal)))) } | \
   awk -v images='$(IMAGES)' -v limit='$(LIMIT)' -v loop=$$($(LOOP)) -v jobs=$(AT_A_TIME) \

@@ -24,7 +24,14 @@ import typer
 from clipkit import analysis
 from clipkit.analysis.question import MEASURE, UNDERSTAND
 from clipkit.base import console, files, signals, unread
-from clipkit.base.errors import ClipkitError, UsageError, import_error, system_reason
+from clipkit.base.errors import (
+    ClipkitError,
+    UsageError,
+    import_error,
+    system_reason,
+    unknown,
+    unknown_option,
+)
 from clipkit.base.options import flag
 from clipkit.base.version import __version__
 from clipkit.commands._command import ClipkitCommand, CommandGroup
@@ -34,8 +41,8 @@ from clipkit.commands.analysis import command_of
 GROUPS = {
     "Encode": ("embed", "textembed"),
     MEASURE: ("logits",),
-    UNDERSTAND: ("plot", "report", "run"),
-    "Files": ("info", "convert", "split", "concat", "relabel"),
+    UNDERSTAND: ("plot", "report", "run", "start"),
+    "Files": ("info", "list", "convert", "split", "concat", "relabel"),
 }
 PANELS = {name: group for group, names in GROUPS.items() for name in names}
 COMMANDS = ("embed", "textembed", "logits", *analysis.names(), *list(PANELS)[3:])
@@ -83,6 +90,12 @@ class ClipkitGroup(CommandGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a command, or None."""
         return _command(cmd_name) if cmd_name in COMMANDS else None
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the first argument names."""
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:  # parsed for completion
+            raise unknown("command", args[0], COMMANDS)
+        return super().resolve_command(ctx, args)
 
     def main(  # type: ignore[override]  # the other parameters are passed on
         self, args: Sequence[str] | None = None, **extra: Any
@@ -161,6 +174,14 @@ def _explain(error: Exception, command: str) -> ClipkitError:
     """Turn an exception of a command into an error with a message, a hint and an exit code."""
     if isinstance(error, ClipkitError):
         return error
+    ctx: Any = getattr(error, "ctx", None)
+    if hasattr(error, "possibilities") and ctx is not None:  # Typer's: an unknown option
+        shown = [one for one in ctx.command.get_params(ctx) if not one.hidden]
+        names = [name for one in shown for name in (*one.opts, *one.secondary_opts)]
+        options = [name for name in names if name.startswith("-")]
+        return unknown_option(
+            str(getattr(error, "option_name", "")), options, f"see {command} --help"
+        )
     if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
         return UsageError(_describe_usage(error), f"see {command} --help")
     if isinstance(error, typer.Abort):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from factories.results import NAME, numbers, tables
 from PIL import Image
-from shell import environment
+from shell import environment, shell
 
 from clipkit.analysis.results import per_class_rows
 from clipkit.features import read
@@ -605,3 +605,12 @@ def test_only_a_folder_without_a_test_split_is_split(make, tmp_path):
     for dataset, is_split in ((tmp_path / "photos", 1), (tmp_path / "split", 0), ("digits", 0)):
         text = make("-n", "chapter2", out=tmp_path / "out", DATASET=dataset).stdout
         assert text.count("--split-off test=0.2") == is_split
+
+
+def test_a_data_set_that_is_missing_is_refused_before_a_plan_is_made():
+    if not (ROOT / ".venv" / "bin" / "clipkit").exists():
+        pytest.skip("make would first install clipkit into .venv")
+    made = shell("unset MAKEFLAGS MAKELEVEL; make chapter2 DATASET=missing", ROOT)
+    assert made.returncode == 2
+    assert "no data set is called so; known: cifar10 " in made.stderr
+    assert "minutes" not in made.stdout

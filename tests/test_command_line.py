@@ -178,6 +178,7 @@ def test_an_option_takes_the_same_kind_of_value_in_all_commands():
             if name.startswith("-") and not parameter.hidden and not is_own:
                 kind = "" if parameter.is_flag else parameter.metavar or "N"
                 kinds.setdefault(name, set()).add(re.split(r"[|,[]", kind)[0])
+    kinds["--output"] -= {"FOLDER"}  # of start
     kinds["--control"] -= {"FOLDER", "LOGITS"}  # of a control's results, images or logits
     assert not {name: values for name, values in kinds.items() if len(values) > 1}
 
@@ -224,6 +225,10 @@ def complete(line: str, folder: Path, shell: str = "bash", **variables: str) -> 
         ("clipkit embed photos --split ", ["train", "val"]),
         ("clipkit entropy x.h5 -o img.h5 -t ", []),
         ("clipkit zeroshot img.h5 --split ", ["test", "train"]),
+        ("clipkit textembed generic4", ["generic415"]),
+        ("clipkit textembed --template op", ["openai-cifar", "openai-imagenet"]),
+        ("clipkit textembed --classes attr", ["attributes/shapes"]),
+        ("clipkit list pi", ["pictures"]),
         ("clipkit textembed --captions shapes --split ", ["train", "test"]),
         ("clipkit zeroshot damaged.h5 --split ", []),
         ("clipkit attributes img.h5 --metric r", ["recall", "r2"]),

@@ -275,7 +275,7 @@ def test_a_model_name_lets_logits_join_both_sides(tmp_path):
     ok("convert", tmp_path / "i.npz", tmp_path / "unnamed.h5")
     ok("logits", tmp_path / "i.h5", tmp_path / "t.h5", "-o", tmp_path / "l.h5")
     line = fails("logits", tmp_path / "unnamed.h5", tmp_path / "t.h5", "-o", tmp_path / "x.h5")
-    assert "clipkit convert --model" in line
+    assert "clipkit convert FEATURES" in line
     ok("convert", saved(tmp_path / "known.h5", images()), tmp_path / "known.npz")
     message, options = "known.npz says that m made the features", ["--model", "tiny"]
     convert_refused(tmp_path / "known.npz", tmp_path / "x.h5", 2, message, options=options)
@@ -589,3 +589,22 @@ def test_whole_numbers_with_gaps_are_names_unless_they_have_names(
     np.savez(tmp_path / "x.npz", features=np.eye(4, dtype="f4"), labels=labels, **arrays)
     file = formats.import_file(tmp_path / "x.npz")
     assert (file.class_names, labels_of(file)) == (expected_names, {"all": expected})
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_columns_that_are_dropped_are_named_with_what_takes_them(ending, tmp_path):
+    features = np.random.default_rng(0).normal(size=(20, 8)).astype("f4")
+    uid, species = [f"u{row}" for row in range(20)], ["cat", "dog"] * 10
+    source, output = tmp_path / f"own.{ending}", tmp_path / "own.h5"
+    if ending == "npz":
+        np.savez(source, train_features=features, train_uid=uid, train_species=species)
+        use = "name the arrays train_labels for train_species and train_ids for train_uid"
+    else:
+        pq.write_table(
+            pa.table({"feature": list(features), "uid": uid, "species": species}), source
+        )
+        use = "--label-column species and --id-column uid"
+    assert f"hint: to take them: {use}" in ok("convert", source, output).stderr
+    if ending == "parquet":
+        ok("convert", source, output, "-f", *use.replace(" and ", " ").split())
+        assert read(output)["all"].ids == uid

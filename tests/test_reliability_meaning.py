@@ -77,7 +77,7 @@ def test_blank_lines_duplicates_and_long_prompts_are_named_by_their_lines(tmp_pa
         ("textembed --classes digit --model tiny", "unknown data set 'digit'; hint: did you mean"),
         ("entropy LOGITS --format cvs", "unknown format 'cvs'; hint: did you mean"),
         ("embed", "Missing argument 'DATASET'"),
-        ("logitz", "No such command 'logitz'"),
+        ("logitz", "unknown command 'logitz'"),
         ("entropy LOGITS --temprature 1", "No such option: --temprature"),
     ],
 )

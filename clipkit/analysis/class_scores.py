@@ -13,7 +13,9 @@ from clipkit.base.names import abridged
 from clipkit.features.arrays import hint_of
 from clipkit.features.model import FeatureFile
 
-CLASS_PROMPTS_HINT = "make them with: clipkit textembed --classes"
+CLASS_PROMPTS_HINT = (
+    "make them of the names of classes: clipkit textembed --classes img.h5 -o classes.h5"
+)
 
 
 def class_scores(cosines: Floats, class_index: Int64, n_classes: int) -> Floats:

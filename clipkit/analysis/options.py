@@ -140,7 +140,10 @@ Cluster = Annotated[
 Attributes = Annotated[
     list[str],
     attribute_option(
-        "Use only this attribute; A*B is an interaction; repeatable.", member="column"
+        "Use only these attributes; A*B is an interaction; repeatable.",
+        "--attribute",
+        metavar="NAME[,NAME...]",
+        member="column",
     ),
 ]
 ControlTexts = Annotated[

@@ -55,6 +55,8 @@ class Input:
         Whether it is standard input if it is left out.
     unless : str
         A parameter: if it is given, standard input is not read.
+    text_option : str
+        An option that takes a text in place of the file, if there is one.
     is_streamed : bool
         Whether its features stay in the file and are read in blocks. Otherwise they are in memory.
 
@@ -66,6 +68,7 @@ class Input:
     kinds: tuple[str, ...]
     is_piped: bool = False
     unless: str = ""
+    text_option: str = ""
     is_streamed: bool = False
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import difflib
+import functools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Self
 
 
@@ -59,8 +61,34 @@ class WriteError(ClipkitError):
     """
 
 
+# What people type because other tools call it so, tab, the names of clipkit that are meant
+SYNONYMS = Path(__file__).with_name("synonyms.tsv")
 MAX_COMPARED = 10_000  # more names take too long to compare
 MAX_LISTED = 25  # every registry fits
+
+
+@functools.cache
+def _synonyms() -> dict[str, list[str]]:
+    lines = SYNONYMS.read_text(encoding="utf-8").splitlines()
+    return {typed: meant.split(" ") for typed, _, meant in (line.partition("\t") for line in lines)}
+
+
+def _fold(name: str) -> str:
+    """Return a name without capitals, and with dashes for underscores."""
+    return name.lower().replace("_", "-")
+
+
+def meant_by(name: str, known: Sequence[str]) -> list[str]:
+    """Return the known names that are written alike, or else those that a synonym stands for.
+
+    >>> meant_by("KNN", ["svm", "knn"]), meant_by("SVC", ["svm", "knn"])
+    (['knn'], ['svm'])
+    >>> meant_by("--K", ["-k", "-t"]), meant_by("--n_clusters", ["-k", "-t"])
+    (['-k'], ['-k'])
+    """
+    folded = _fold(name)
+    alike = [other for other in known if _fold(other).lstrip("-") == folded.lstrip("-")]
+    return alike or [other for other in _synonyms().get(folded, ()) if other in known]
 
 
 def unknown(what: str, name: str, known: Iterable[str], others: Iterable[str] = ()) -> UsageError:
@@ -77,12 +105,28 @@ def unknown(what: str, name: str, known: Iterable[str], others: Iterable[str] = 
     """
     names = list(known)
     compared = [*dict.fromkeys([*names[:MAX_COMPARED], *others])]
-    nearest = difflib.get_close_matches(name, compared, n=3, cutoff=0.6)
+    nearest = meant_by(name, compared)
+    if not nearest:
+        nearest = difflib.get_close_matches(name, compared, n=3, cutoff=0.6)
     if nearest:
         return UsageError(f"unknown {what} {name!r}", f"did you mean {' or '.join(nearest)}?")
     if not names:
         return UsageError(f"unknown {what} {name!r}", "there is none")
     return UsageError(f"unknown {what} {name!r}", f"known: {listed(sorted(names), MAX_LISTED)}")
+
+
+def unknown_option(name: str, known: Sequence[str], hint: str) -> UsageError:
+    """Return the error for an option that a command lacks; `hint` is said if none is similar.
+
+    >>> unknown_option("--n_clusters", ["-k", "--seed"], "see clipkit cluster --help").hint
+    'did you mean -k?'
+    """
+    nearest = meant_by(name, known)
+    if not nearest:
+        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if nearest:
+        hint = f"did you mean {' or '.join(nearest)}?"
+    return UsageError(f"No such option: {name}", hint)
 
 
 def listed(names: Sequence[str], most: int) -> str:
@@ -110,6 +154,8 @@ def check_positive(name: str, value: float | str) -> float:
         hint = "separate several by commas: 1,10"
         if str(value).endswith("%"):
             hint = f"write a share: {_share_of(str(value))}"
+    if number <= 0:
+        hint = "a small number comes close to 0: 0.001"
     if SMALLEST <= number <= LARGEST:
         return number
     expected = f"a number between {SMALLEST:g} and {LARGEST:g}"

@@ -137,9 +137,9 @@ def split_option(help: str, *names: str) -> Option:
     return Option("NAME[,NAME...]", help, names, completes="splits", panel=ROWS_PANEL)
 
 
-def attribute_option(help: str, *names: str, **fields: Any) -> Option:
-    """Return an option that names an attribute of a table."""
-    return Option("NAME", help, names, completes="attributes", panel=ROWS_PANEL, **fields)
+def attribute_option(help: str, *names: str, metavar: str = "NAME", **fields: Any) -> Option:
+    """Return an option that names an attribute of a table, or several."""
+    return Option(metavar, help, names, completes="attributes", panel=ROWS_PANEL, **fields)
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:

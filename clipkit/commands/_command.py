@@ -7,8 +7,10 @@ import copy
 import functools
 import inspect
 import re
+import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,8 +18,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from clipkit.base import console
 from clipkit.base.errors import UsageError
-from clipkit.base.options import expand_groups
+from clipkit.base.options import expand_groups, options_of
 from clipkit.commands._options import with_settings, with_typer
+from clipkit.features.endings import FEATURE_ENDINGS, PICTURES
 
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
 # Typer's yellow can hardly be read on a light terminal, and it dims all paragraphs but the first
@@ -128,11 +131,32 @@ class ClipkitCommand(TyperCommand):
         if count > 1 and not any("--attribute" in one.opts and one.multiple for one in self.params):
             raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
         ctx.allow_extra_args = True
+        typed = list(args)  # Click empties its list
         rest = super().parse_args(ctx, args)
         if ctx.args and not ctx.resilient_parsing:
             message = f"expected no further argument, got {ctx.args[0]!r}"
-            raise UsageError(message, f"see {_path_of(ctx)} --help")
+            hint = self._further_hint(typed, ctx.args[0]) or f"see {_path_of(ctx)} --help"
+            raise UsageError(message, hint)
         return rest
+
+    def _further_hint(self, args: list[str], extra: str) -> str:
+        """Return what was meant by an argument too many: another value, or a picture to write."""
+        ending = Path(extra).suffix.lower()
+        outputs = [one for one in self.params if "--output" in one.opts]
+        if ending in PICTURES and outputs:
+            return f"to write it: -o {shlex.quote(extra)}"
+        if ending in FEATURE_ENDINGS or Path(extra).exists():
+            return ""
+        place = args.index(extra)
+        start = place - 1
+        while start > 0 and not args[start].startswith("-"):
+            start -= 1
+        options = options_of(expand_groups(with_settings(self.function)))
+        for record in options.values():
+            if start < place - 1 and record.has_commas and args[start] in record.names:
+                values = ",".join(args[start + 1 : place + 1])
+                return f"separate several by commas: {args[start]} {shlex.quote(values)}"
+        return ""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return the parameters, and `EVERYWHERE`, hidden."""

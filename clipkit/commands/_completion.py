@@ -31,6 +31,28 @@ def datasets() -> list[str]:
     return list(REGISTRY)
 
 
+def prompt_sets() -> list[str]:
+    """Offer the bundled prompt sets. Where none fits, shells offer files."""
+    from clipkit.prompts import bundled
+
+    return list(bundled.list_files())
+
+
+def templates() -> list[str]:
+    """Offer the bundled sets of templates."""
+    from clipkit.prompts import bundled
+
+    return list(bundled.list_files("templates"))
+
+
+def class_sources() -> list[str]:
+    """Offer the named data sets, and the bundled words for attributes."""
+    from clipkit.prompts import bundled
+
+    words = [f"attributes/{name}" for name in bundled.list_files("attributes")]
+    return [*REGISTRY, *words]
+
+
 def models() -> list[str]:
     """Offer the known models and those in the local cache, as huggingface_hub lays it out."""
     from clipkit.models.hub import KNOWN

@@ -283,7 +283,8 @@ def parse_fractions(words: list[str]) -> dict[str, float]:
             name = ""
         if not name or name in fractions:
             expected = "different splits with their fractions, such as test=0.2"
-            raise UsageError(f"split-off: expected {expected}, got {', '.join(words)!r}")
+            hint = "name the new split: --split-off test=0.2"
+            raise UsageError(f"split-off: expected {expected}, got {', '.join(words)!r}", hint)
         fractions[name] = fraction
     return fractions
 

@@ -6,12 +6,15 @@ import contextlib
 import functools
 import inspect
 import itertools
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipkit.analysis.question import TEXTS, Analysis, Answer, Input, record_of, type_of_files
+from clipkit.base.errors import UsageError, quote
 from clipkit.base.options import SEED_FIELD, Option, parse_seeds
 from clipkit.commands._options import Report, name_by_seed
 
@@ -62,6 +65,8 @@ def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
         is_replaced = isinstance(record, Input) and values.get(record.unless) is not None
         if is_replaced and values[name] == "-":
             values = {**values, name: None}
+        if isinstance(record, Input) and record.text_option and values[name] is not None:
+            _refuse_text(str(values[name]), record.text_option)
     seeds = _seeds_of(values)
     report.check_output(*_names_of_inputs(analysis, values), seeds=seeds)
     if analysis.check is not None:
@@ -72,6 +77,14 @@ def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
         return
     (answer,) = answers
     report.for_seed(seeds[0]).show(answer)
+
+
+def _refuse_text(value: str, option: str) -> None:
+    """Refuse a text in the place of a feature file, if it cannot be the name of a file or a set."""
+    is_sentence = any(map(str.isspace, value)) and not Path(value).exists()
+    if is_sentence:
+        message = f"expected a feature file, got the text {quote(value)}"
+        raise UsageError(message, f"to search for a text: {option} {shlex.quote(value)}")
 
 
 def _seeds_of(values: Mapping[str, Any]) -> Sequence[int | str]:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import inspect
 import itertools
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +23,7 @@ from clipkit.base.options import OUTPUT_PANEL, option, options_of
 from clipkit.commands import _completion as completion
 from clipkit.commands._command import ClipkitCommand, CommandGroup
 from clipkit.commands._options import OUTPUT, FeatureInput, Force, check_output
+from clipkit.datasets.registry import REGISTRY
 
 if TYPE_CHECKING:
     from clipkit.features.model import FeatureFile
@@ -165,6 +167,10 @@ class PlotGroup(CommandGroup):
             raise ClipkitError(f"cannot read {args[0]}: there is no such file")
         pictures = self.list_commands(ctx)
         if args[0] not in pictures and not ctx.resilient_parsing:  # parsed for completion
+            if Path(args[0]).is_dir() or args[0] in REGISTRY:
+                message = f"expected a picture or a feature file, got {args[0]}"
+                hint = f"to draw its images: clipkit plot images {shlex.quote(args[0])}"
+                raise UsageError(message, hint)
             raise unknown("plot", args[0], pictures)
         return super().resolve_command(ctx, args)
 

@@ -10,6 +10,7 @@ import typer
 from clipkit.analysis.options import ItemTables
 from clipkit.base.errors import UsageError
 from clipkit.base.options import LAYERS_PANEL, OUTPUT_PANEL, flag, option
+from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
     DEFAULT_MODEL,
     OUTPUT,
@@ -28,6 +29,7 @@ def textembed(
             metavar="PROMPTS",
             help="Files with one prompt per line, .json or .csv files, or bundled sets such as "
             "generic32 (default: standard input).",
+            autocompletion=completion.prompt_sets,
         ),
     ] = None,
     output: Annotated[
@@ -56,7 +58,7 @@ def textembed(
             "DATASET|FILE",
             "Make one prompt per class of a data set, a feature file (and use its model), a .json "
             "or .csv file, or a text file with one name per line (or name, tab, wording).",
-            completes="datasets",
+            completes="class_sources",
             kinds=("images", "logits", "result", "texts"),
         ),
     ] = None,
@@ -83,7 +85,8 @@ def textembed(
         option(
             "TEXT|FILE",
             "With --classes: a template such as 'a photo of a {}', or a file of templates; "
-            "repeatable, for an ensemble.",
+            "repeatable, for an ensemble. clipkit list templates names bundled ones.",
+            completes="templates",
             member="templates",
         ),
     ] = None,
@@ -138,8 +141,11 @@ def textembed(
     templates = template or []
     if layer is None and settings["norm"]:
         raise UsageError("expected --layer with --norm, got none")
-    if classes is None and (templates or readable or root is not None):
-        raise UsageError("expected --classes with --template, --readable or --root, got none")
+    of_classes = {"--template": templates, "--readable": readable, "--root": root}
+    typed = [option for option, value in of_classes.items() if value not in ([], False, None)]
+    if classes is None and typed:
+        hint = "prompts are embedded as they are; of names of classes: --classes FILE"
+        raise UsageError(f"expected --classes with {' and '.join(typed)}, got none", hint)
     if (captions or items) and column is not None:
         raise UsageError("expected no --column with --captions or --items", "name it caption")
     if not captions and split is not None:

@@ -20,7 +20,7 @@ from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.matrices import Floats, Int64, as_float32
 from clipkit.base.names import abridged, escape
 from clipkit.datasets.registry import REGISTRY
-from clipkit.features import similarity
+from clipkit.features import compatibility, similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.history import DOT_PRODUCT
 from clipkit.features.model import FeatureFile
@@ -31,7 +31,7 @@ from clipkit.models.options import RunOptions
 from clipkit.prompts import bundled
 from clipkit.prompts import formats as prompt_files
 from clipkit.prompts import texts as prompts
-from clipkit.prompts.formats import COMPLETE, DEFAULT_TEMPLATE, ClassNames
+from clipkit.prompts.formats import COMPLETE, ClassNames
 from clipkit.prompts.texts import Prompts
 from clipkit.statistics.claims import FEWEST_OTHERS
 
@@ -121,7 +121,7 @@ def embed_queries(texts: Several[str], file: Features) -> FeatureFile:
     if not name:
         raise ClipkitError(
             f"{file.display_name}: expected the name of its model in the history, got none",
-            "add it with: clipkit convert --model NAME",
+            compatibility.no_model_hint(file),
         )
     return embed_texts(texts, models.load(name, tower="text", untrained=seed))
 
@@ -186,8 +186,8 @@ def embed_classes(
     """Embed one prompt for each class: what `clipkit textembed --classes` runs.
 
     Several templates, or several wordings of a class, make an ensemble: each class's embeddings are
-    normalised, averaged and normalised again. Warn if wordings that begin with an article fill the
-    default template.
+    normalised, averaged and normalised again. Warn if wordings that begin with an article fill
+    a template.
 
     Words of attributes (classes called ``attribute: value``) need other texts as their control. If
     an attribute has fewer than 20 of them, the bundled list `neutral` is embedded with the same
@@ -210,6 +210,7 @@ def embed_classes(
         Of kind texts: features (C, D).
     """
     templates = _choose_templates(classes, encoder) if templates is None else list(templates)
+    _warn_of_sentences(classes, templates)
     wordings = [ESCAPED_CONTROLS.sub(" ", wording) for wording in classes.wordings]
     if wordings != classes.wordings:
         console.note("characters such as %0A in names are replaced by spaces in the prompts")
@@ -281,18 +282,24 @@ def _add_neutral_texts(file: FeatureFile, templates: Sequence[str], encoder: Enc
 
 
 def _choose_templates(classes: ClassNames, encoder: Encoder) -> list[str]:
-    """Return the default template. Warn if wordings that look like prompts fill it."""
+    """Return the default template."""
     if encoder.details.get("similarity") == DOT_PRODUCT:
         return [COMPLETE]  # another one begins with a word, which all answers would then be
-    if classes.template == DEFAULT_TEMPLATE and classes.wordings != classes.names:
-        complete = [wording for wording in classes.wordings if BEGINS_WITH_ARTICLE.match(wording)]
-        if complete:
-            example = classes.template.replace(COMPLETE, shorten(complete[0]))
-            console.warn(
-                f"wordings fill the template {classes.template!r}, as in {example!r}; "
-                f"hint: if they are complete prompts, add --template {COMPLETE!r}"
-            )
     return [classes.template]
+
+
+def _warn_of_sentences(classes: ClassNames, templates: Sequence[str]) -> None:
+    """Warn if wordings that look like prompts fill a template with words of its own."""
+    fillable = [template for template in templates if template != COMPLETE]
+    complete = [wording for wording in classes.wordings if BEGINS_WITH_ARTICLE.match(wording)]
+    is_name = classes.wordings == classes.names  # a class may be called "the beatles"
+    if not fillable or not complete or (is_name and len(complete) * 2 < len(classes.names)):
+        return
+    example = shorten(prompts.fill(fillable[0], complete[0]))
+    console.warn(
+        f"wordings fill the template {fillable[0]!r}, as in {example!r}; "
+        f"hint: if they are complete prompts, give --template {COMPLETE!r}"
+    )
 
 
 def _name_ensembles(classes: ClassNames, class_index: Int64, templates: int) -> list[str]:

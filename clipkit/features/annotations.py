@@ -36,6 +36,7 @@ from clipkit.base.csv_rows import (
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.matrices import Floats, Int64
 from clipkit.base.names import find_repeat, positions
+from clipkit.base.options import split_words
 from clipkit.features import matching
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.arrays import missing_labels
@@ -154,7 +155,10 @@ def read_annotations(
     if not known:
         hint = "name a table of attributes with --table"
         raise missing_labels(file, "expected labels, got none", hint)
-    chosen = [_choose(known, name, where) for name in dict.fromkeys(columns or known)]
+    names: list[str] = []
+    for name in columns or known:  # a name may hold commas
+        names += [name] if name in known else split_words([name])
+    chosen = [_choose(known, name, where) for name in dict.fromkeys(names)]
     if found.source == "table":
         for attribute in chosen:
             if not attribute.is_class:
@@ -212,7 +216,10 @@ def read_attribute(
     if len(attributes) > 1:
         names = ", ".join(attribute.name for attribute in attributes)
         message = f"{where}: expected one attribute, got {shorten(names, 200)}"
-        raise UsageError(message, "choose with --attribute")
+        hint = "choose with --attribute"
+        if column:
+            hint = f"to combine them: --attribute '{INTERACTION.join(split_words([column]))}'"
+        raise UsageError(message, hint)
     return replace(annotations, attributes=attributes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -139,6 +140,12 @@ def _check_has_embeddings(file: FeatureFile) -> None:
         )
 
 
+def no_model_hint(file: FeatureFile) -> str:
+    """Return how the history of a file gets the name of its model."""
+    line = f"clipkit convert FEATURES {shlex.quote(file.display_name)} --model NAME --force"
+    return f"import the features again with their model: {line}"
+
+
 def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
     """Refuse images and texts, or other embeddings, of different widths."""
     widths, others = ([m.shape[1] for m in f.matrices().values()] for f in (images, texts))
@@ -146,7 +153,8 @@ def check_widths(images: FeatureFile, texts: FeatureFile) -> None:
         if width != others[0]:
             raise ClipkitError(
                 f"{images.display_name} and {texts.display_name}: "
-                f"expected one dimension, got {width} and {others[0]}"
+                f"expected one dimension, got {width} and {others[0]}",
+                "embed both with one model: the option --model of embed and textembed",
             )
 
 
@@ -223,7 +231,7 @@ def _named_model(file: FeatureFile) -> Entry:
     if model is None:
         raise ClipkitError(
             f"{file.display_name}: expected the name of its model in the history, got none",
-            "add it with: clipkit convert --model NAME",
+            no_model_hint(file),
         )
     return model
 

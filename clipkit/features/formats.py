@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -365,7 +366,8 @@ def _assemble(arrays: Arrays, source: str, split: str | None, added: Arrays) -> 
     for (group, key), name in places.items():
         if group in owners:  # else it is of a split that is left out
             setattr(owners[group], key, _value(key, arrays[name], f"{source}: {name}"))
-    _check_used(arrays.keys() - places.values(), added, source, file.kind)
+    unused = {name: arrays[name] for name in sorted(arrays.keys() - places.values())}
+    _check_used(unused, added, source, file)
     _number_labels(file, is_export)
     _number_clusters(file)
     if file.kind == "texts":
@@ -384,17 +386,44 @@ def _name_images(arrays: Arrays, kind: str, source: str) -> None:
     arrays["class_index"] = list(map(str, _value("ids", arrays.pop(IMAGE_IDS), source)))
 
 
-def _check_used(unused: set[str], added: Arrays, source: str, kind: str) -> None:
-    """Refuse added arrays that have no place; warn of others that have none."""
-    for name in unused & added.keys():
+def _check_used(unused: Mapping[str, Any], added: Arrays, source: str, file: FeatureFile) -> None:
+    """Refuse added arrays that have no place; warn of others that have none, and name their use."""
+    for name in unused.keys() & added.keys():
         message = f"expected one unnamed matrix of features for {name}, got others"
         raise UsageError(f"{source}: {message}")
     if unused:
-        names = abridged(sorted(unused))
+        names = abridged(list(unused))
         warning = f"{source}: ignored, because a feature file cannot hold them: {names}"
-        if kind == "texts" and "ids" in unused:
+        if file.kind == "texts" and "ids" in unused:
             warning += f"; hint: if these are the ids of the texts' images, call them {IMAGE_IDS}"
+        elif file.kind == "images" and (uses := _uses(unused, source, file)):
+            warning += f"; hint: {uses}"
         console.warn(warning)
+
+
+def _uses(unused: Mapping[str, Any], source: str, file: FeatureFile) -> str:
+    """Say how columns of different texts become ids, and those of few texts labels; "" for none."""
+    is_table = Path(source).suffix.lower() == PARQUET.ending
+    uses: dict[str, str] = {}
+    for name, values in unused.items():
+        if is_table:
+            cells = import_parquet(PARQUET_FILES).first_cells(source, name)
+        else:
+            cells = np.asarray(values() if callable(values) else values, object).ravel().tolist()
+        if len(cells) < 2 or not all(isinstance(cell, str) for cell in cells):
+            continue
+        different = len(set(cells))
+        is_labels = 1 < different <= len(cells) // 2 and not file.is_labelled
+        if different != len(cells) and not is_labels:
+            continue
+        column, key = ("id", "ids") if different == len(cells) else ("label", "labels")
+        group = next((f"{split}_" for split in file.splits if name.startswith(f"{split}_")), "")
+        use = f"--{column}-column {shlex.quote(name)}" if is_table else f"{group}{key} for {name}"
+        uses.setdefault(column, use)
+    if not uses:
+        return ""
+    listed = " and ".join(uses.values())
+    return f"to take them: {listed}" if is_table else f"to take them: name the arrays {listed}"
 
 
 def _parse_metadata(metadata: Any, source: str) -> Any:

@@ -7,9 +7,12 @@ digests have been checked. Features are read and written a block of rows at a ti
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
+import itertools
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,7 +39,13 @@ from clipkit.base.files import (
 from clipkit.base.matrices import BlockMatrix, Float32, block_rows, chunk_rows
 from clipkit.base.prefetch import prefetch
 from clipkit.features.checked_file import CheckedFile
-from clipkit.features.endings import CAPTION_TABLES, FEATURE_ENDINGS, READABLE, check_ending
+from clipkit.features.endings import (
+    CAPTION_TABLES,
+    FEATURE_ENDINGS,
+    PICTURES,
+    READABLE,
+    check_ending,
+)
 from clipkit.features.model import (
     RESULTS,
     TABLES,
@@ -58,6 +67,7 @@ MAKERS = {
     "result": "entropy, probe, zeroshot, retrieve, choose or cluster with -o",
     "probe": "probe --keep -o",
 }
+TABLES_OF_CLASSES = (".csv", ".tsv")
 # Another input of a command, and the kinds of files that its place takes: see `open_file`
 Other = tuple[str | None, Sequence[str]]
 
@@ -147,6 +157,12 @@ def check_kind(file: FeatureFile, kinds: Sequence[str]) -> None:
     if not kinds or _accepts(kinds, file.kind):
         return
     hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
+    if "result" in kinds and file.kind in ("images", "logits"):
+        has_classes = file.class_index is not None and (file.class_index >= 0).all()
+        command = "zeroshot" if file.kind == "logits" and has_classes else "probe"
+        name = file.display_name
+        words = f"{shlex.quote(name)} -o {shlex.quote(Path(name).stem)}.{command}.h5"
+        hint = f"make one with: clipkit {command} {words}"
     if kinds == ["logits"] and not has_text_tower(file):
         hint = IMAGES_ALONE_HINT
     message = f"{file.display_name}: expected {' or '.join(kinds)}, got {file.kind}"
@@ -172,14 +188,22 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
     """Return the line that makes a feature file of an input that is none, or the error's hint."""
     path = Path(source)
     ending = path.suffix.lower()
-    if source == STREAM or ending in FEATURE_ENDINGS:
+    if source == STREAM:
+        return error.hint
+    if not path.exists():
+        return _missing_hint(path, kinds) or error.hint
+    if ending in FEATURE_ENDINGS:
         return error.hint
     if ending in READABLE and path.is_file():
         names = f"{shlex.quote(source)} {shlex.quote(path.stem)}.h5"
         return f"if it holds features: clipkit convert {names}"
     if not kinds:
         return error.hint
-    words = f"{shlex.quote(source)} -o {shlex.quote(path.stem)}.h5"
+    output = f"-o {shlex.quote(path.stem)}.h5"
+    words = f"{shlex.quote(source)} {output}"
+    if "texts" in kinds and ending in TABLES_OF_CLASSES and not _names_images(path):
+        classes = f"--classes {shlex.quote(source)} --template '{{}}'"
+        return f"make one with: clipkit textembed {classes} {output}"
     if "texts" in kinds and ending in CAPTION_TABLES:
         make = f"clipkit textembed --captions {words}"
         return f"make one with: {make}; leave out --captions if they belong to no images"
@@ -188,6 +212,37 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
     if "images" in kinds:
         return f"make one with: clipkit embed {words}"
     return error.hint
+
+
+def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
+    """Return what was meant by the name of a file that does not exist."""
+    name, source = path.name, shlex.quote(str(path))
+    if path.suffix.lower() in PICTURES:
+        return f"to write it: -o {source}"
+    ending = FEATURE_ENDINGS[0]
+    known = sorted(other.name for other in itertools.islice(path.parent.glob(f"*{ending}"), 1000))
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    if f"{name}{ending}" in known:
+        near = [f"{name}{ending}"]
+    if near:
+        return f"did you mean {path.with_name(near[0])}?"
+    if "texts" not in kinds or path.suffix in FEATURE_ENDINGS:
+        return None
+    if any(map(str.isspace, name)):
+        return f"to embed it as a prompt: echo {source} | clipkit textembed - -o prompt.h5"
+    if path.suffix or path.parent != Path():
+        return None
+    return f"if it is a prompt set: clipkit textembed {source} -o {shlex.quote(name)}.h5"
+
+
+def _names_images(path: Path) -> bool:
+    """Whether a table has a column with images, as one of captions has."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            header = file.readline(1 << 16).lower()
+    except OSError:
+        return True
+    return "image" in re.split(r"[\t,;]", header.strip())
 
 
 @console.stage("reading files")

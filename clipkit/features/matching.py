@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
+from clipkit.base.errors import MAX_LISTED, ClipkitError, UsageError, listed, shorten, unknown
 from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.clusters import fill_clusters, has_clusters
@@ -144,7 +144,11 @@ def _unknown_split(file: FeatureFile, name: str) -> UsageError:
     known = list(file.splits)
     if len(known) > 1:
         known = [*known, ALL]
-    return unknown(f"split of {file.display_name}", name, known)
+    # a split of another name is seldom a misspelt one: all are named
+    error = unknown(f"split of {file.display_name}", name, known)
+    if known:
+        error.hint = f"known: {listed(known, MAX_LISTED)}"
+    return error
 
 
 def _join(file: FeatureFile, names: Sequence[str]) -> Split:
@@ -152,7 +156,7 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
     if file.is_result:
         raise UsageError(
             f"{file.display_name}: expected one split of a result, got {', '.join(names)}",
-            "name several for the command that makes the result: --split all",
+            f"choose one of them: --split {names[0]}",
         )
     known = file.splits
     if has_clusters(known):

@@ -51,6 +51,15 @@ IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 IMAGE_ROWS = 1024  # with thumbnails in memory at once
 
 
+def first_cells(path: str, column: str) -> list[Any]:
+    """Return the first cells of a column, at most 10,000."""
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(10_000, columns=[column]):
+            cells: list[Any] = batch.column(0).to_pylist()
+            return cells
+    return []
+
+
 def column_chunks(
     metadata: pq.FileMetaData, groups: Iterable[int] | None = None
 ) -> Iterator[pq.ColumnChunkMetaData]:

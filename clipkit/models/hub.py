@@ -100,7 +100,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
 CONVERTED = "clipkit-converted"  # a reference in the local cache to the conversion used last
 OFFLINE_HINT = (
-    "without a network: set HF_HUB_OFFLINE=1 for a model fetched before, or give a local folder"
+    "without a network: --model tiny is bundled; set HF_HUB_OFFLINE=1 for a model fetched before, "
+    "or give a local folder"
 )
 
 
@@ -514,6 +515,8 @@ def _check_form(name: str) -> None:
         raise ClipkitError(f"cannot read {name}: there is no such file")
     if SHORT_NAME.fullmatch(name):
         raise unknown_name(name, KNOWN)
+    if any(name.lower() == known.lower() for known in ALIASES):  # no repository is called so
+        raise unknown("model", name, KNOWN)
     if REPOSITORY.fullmatch(name.removeprefix("hf-hub:")):
         return
     if "/" in name:
@@ -610,7 +613,7 @@ def _fetch_error(repo: str, error: Exception) -> ClipkitError:
     if constants.HF_HUB_OFFLINE:
         return ClipkitError(
             f"cannot fetch {repo}: the local cache lacks files of it, and HF_HUB_OFFLINE is set",
-            "unset HF_HUB_OFFLINE to fetch it, or give a local folder",
+            "unset HF_HUB_OFFLINE to fetch it, give a local folder, or try --model tiny",
         )
     reason = brief(error).removeprefix("Got: ").rstrip(" .")
     return ClipkitError(f"cannot fetch {repo} from the Hugging Face Hub: {reason}", OFFLINE_HINT)

@@ -23,7 +23,7 @@ def list_files(kind: str = "") -> dict[str, Path]:
     The kinds are ``templates``, ``attributes`` and ``groups``, and without a name the prompt sets.
 
     >>> sorted(list_files("templates"))
-    ['small-images', 'thesis']
+    ['openai-cifar', 'openai-imagenet', 'small-images', 'thesis']
     """
     for folder in FOLDERS:
         if folder.is_dir():

@@ -320,10 +320,11 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
         if known in header:
             return known
     if len(header) == 1:
-        console.note(f"{name}: the first line, {quote(header[0])}, is taken as the header")
+        taken = f"{name}: the first line, {quote(header[0])}, is taken as the header"
+        console.warn(f"{taken}; hint: if it is none, add one: prompt or class")
         return header[0]
     columns = ", ".join(header) or "nothing"
-    hint = "choose a column with --column"
+    hint = "choose a column with --column; if the first line is no header, add one: class,prompt"
     if IMAGE in header:
         hint = f"if these are captions of images: --captions {name}; otherwise {hint}"
     raise UsageError(f"{name}: expected a column prompt, text, class or name, got {columns}", hint)

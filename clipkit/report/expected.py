@@ -153,7 +153,9 @@ def read_table(path: str) -> list[Figure]:
     table = csv_rows.read_table(files.read_bytes(path), path, ".tsv")
     if table.columns != list(TABLE_HEADER):
         columns = f"the columns {', '.join(TABLE_HEADER)}"
-        raise _error(f"{path}, line 1", columns, ", ".join(table.columns))
+        error = _error(f"{path}, line 1", columns, ", ".join(table.columns))
+        error.hint = "the first line names these columns, with tabs between them"
+        raise error
     figures: list[Figure] = []
     for number, cells in table.lines:
         place = f"{path}, line {number}"

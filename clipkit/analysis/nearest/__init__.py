@@ -21,6 +21,7 @@ QUERIES = Input(
     "QUERIES",
     "Feature file of texts or images that search FILE (default: its own rows).",
     ("images", "texts"),
+    text_option="-q",
 )
 
 

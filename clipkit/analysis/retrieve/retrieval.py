@@ -46,6 +46,10 @@ from clipkit.statistics.dependence import (
     unless_separate,
 )
 
+ZEROSHOT_HINT = (
+    "these are prompts of classes: clipkit zeroshot measures them, on what clipkit logits makes of "
+    "the two files"
+)
 TASKS = ("image_retrieval", "text_retrieval")
 DEFAULT_K = (1, 5, 10)
 BLOCK_BYTES = 1 << 26  # of cosines
@@ -295,6 +299,12 @@ def pair(
     )
 
 
+def _are_of_classes(texts: FeatureFile) -> bool:
+    """Whether texts are prompts of classes, and no captions of images."""
+    entry = texts.history[-1]
+    return entry.get("command") == "textembed" and "classes" in entry
+
+
 def _check_partners(
     texts: FeatureFile, images: matching.Rows, found: matching.Found, common: bool
 ) -> None:
@@ -306,7 +316,8 @@ def _check_partners(
     image_ids = [names[number] for number in np.asarray(texts.class_index).tolist()]
     rows = matching.Rows(image_ids, "texts", texts.display_name)
     matching.note_rule(rows, found)
-    matching.check_partners(rows, images, found.places, "image", common)
+    hint = ZEROSHOT_HINT if _are_of_classes(texts) else ""
+    matching.check_partners(rows, images, found.places, "image", common, hint)
     text_of = np.full(len(images.ids), -1)
     has_image = np.flatnonzero(found.places >= 0)
     text_of[found.places[has_image]] = has_image
