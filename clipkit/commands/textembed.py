@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from clipkit.analysis.options import ItemTables
+from clipkit.base import console
 from clipkit.base.errors import UsageError
+from clipkit.base.files import STREAM
 from clipkit.base.options import MODEL_PANEL, OUTPUT_PANEL, flag, option
 from clipkit.commands._options import (
     DEFAULT_MODEL,
@@ -156,6 +158,8 @@ def textembed(
         **run_values(settings),
     )
     how = {"normalize": settings["normalize"], "truncate": truncate}
+    if models.is_python(model) and STREAM in outputs:
+        console.reserve_stdout()
     # the model is loaded after the texts are read, so that errors in them appear at once
     if captions:
         pairs = embedding.read_captions(captions, split)
