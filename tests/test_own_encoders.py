@@ -64,7 +64,6 @@ def tower_of(value):
     "value",
     [
         torch.eye(2).to_sparse(),
-        torch.quantize_per_tensor(torch.eye(2), 0.5, 0, torch.quint8),
         torch.eye(2, requires_grad=True),
         torch.eye(2, dtype=torch.bfloat16),
         [torch.eye(2)[0], torch.eye(2, requires_grad=True)[1]],

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, InputError, UsageError, WriteError, system_reason
 
 STREAM = "-"
@@ -152,7 +152,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
         raise UsageError(f"the output {output} exists", hint)
     folder = Path(output).resolve().parent
     if not folder.is_dir():
-        hint = f"create it: mkdir -p {folder}"
+        hint = f"create it: {suggestions.command('mkdir', '-p', folder)}"
         raise UsageError(f"cannot write {output}: there is no folder {folder}", hint)
     if kind != "stream" and not os.access(folder, os.W_OK):
         raise ClipkitError(f"cannot write {output}: {folder} is not writable")

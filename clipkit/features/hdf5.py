@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, InputError, WriteError, brief
 from clipkit.base.files import (
     DISK_FULL_HINT,
@@ -175,11 +174,12 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
     if source == STREAM or ending in FEATURE_ENDINGS:
         return error.hint
     if ending in READABLE and path.is_file():
-        names = f"{shlex.quote(source)} {shlex.quote(path.stem)}.h5"
-        return f"if it holds features: clipkit convert {names}"
+        made = suggestions.path(f"{path.stem}.h5")
+        convert = suggestions.command("clipkit", "convert", suggestions.path(source), made)
+        return f"if it holds features: {convert}"
     if not kinds:
         return error.hint
-    words = f"{shlex.quote(source)} -o {shlex.quote(path.stem)}.h5"
+    words = suggestions.command(suggestions.path(source), "-o", f"{path.stem}.h5")
     if "texts" in kinds and ending in CAPTION_TABLES:
         make = f"clipkit textembed --captions {words}"
         return f"make one with: {make}; leave out --captions if they belong to no images"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from clipkit.analysis.options import (
     pair_controls,
 )
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
+from clipkit.base import suggestions
 from clipkit.base.errors import UsageError
 from clipkit.features.columns import (
     CLUSTERS,
@@ -81,9 +81,10 @@ def _check(images: str, texts: str, items: list[str] | None, **values: Any) -> N
         return
     hint = "--items shapes has bundled ones"
     if Path(texts).suffix.lower() in CAPTION_TABLES:
-        table = shlex.quote(texts)
+        table = suggestions.command(suggestions.path(texts))
         make = f"clipkit textembed --items {table}"
-        hint = f"{make} | clipkit choose {shlex.quote(images)} - --items {table}"
+        choose = suggestions.command("clipkit", "choose", suggestions.path(images), "-")
+        hint = f"{make} | {choose} --items {table}"
     raise UsageError("expected --items, got none", hint)
 
 
