@@ -816,3 +816,18 @@ def test_the_history_names_a_prompt_file_and_not_a_pipe(tmp_path):
     file = embed(tmp_path, "--classes", tmp_path / "cupl.json")
     assert provenance(file).prompts == "cupl"
     assert file.history[0]["inputs"]["classes"].startswith("sha256:")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", "dog", "cat"], "expected different names, got 'cat' twice"),
+        (["cat\nB. all", "dog"], "expected names of one line, got"),
+    ],
+)
+def test_choices_are_different_names_of_one_line(names, message):
+    from clipkit.embedding.textembed import ClassNames, list_choices
+
+    with pytest.raises(ClipkitError) as error:
+        list_choices("What is it?", ClassNames(names))
+    assert message in error.value.message

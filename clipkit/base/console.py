@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -31,7 +31,7 @@ _CONTROL = re.compile(
 _SIMILAR = str.maketrans("─━═│┃║–—−…×‘’“”", "---|||---.x''\"\"") | {ord("τ"): "tau"}
 _quiet = False
 _verbose = False
-_reserved: IO[str] | None = None  # for data, while descriptor 1 is standard error
+_reserved: TextIO | None = None  # for data, while descriptor 1 is standard error
 _began = time.monotonic()
 _seconds: dict[str, float] = {}  # that each stage took
 _running_stages: list[str] = []
@@ -60,7 +60,7 @@ def has_reserved_stdout() -> bool:
     return _reserved is not None
 
 
-def data() -> IO[str]:
+def data() -> TextIO:
     """Return standard output, for data."""
     return _reserved or sys.stdout
 

@@ -145,9 +145,10 @@ class _Queue:
         """
         if not self._seconds:
             return math.inf
-        usual = max(float(np.median(self._seconds)), SHORTEST_SECONDS / HANG_TIMES)
+        usual = float(np.median(self._seconds))
         # a call may include a new start, which takes as long for short shards as for long ones
-        return HANG_TIMES ** (1 + self._losses[number]) * usual + loading
+        seconds = HANG_TIMES ** (1 + self._losses[number]) * usual + loading
+        return max(seconds, SHORTEST_SECONDS)
 
 
 class RayEngine:

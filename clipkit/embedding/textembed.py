@@ -562,6 +562,11 @@ def list_choices(question: str, classes: ClassNames) -> tuple[str, tuple[str, ..
         raise ClipkitError(
             f"--choices: expected at most {most}, with one wording each, got {count}"
         )
+    for number, wording in enumerate(classes.wordings):
+        if wording in classes.wordings[:number]:
+            raise ClipkitError(f"--choices: expected different names, got {wording!r} twice")
+        if len(wording.splitlines()) > 1:  # its second line would read as a choice
+            raise ClipkitError(f"--choices: expected names of one line, got {wording!r}")
     lines = [question]
     for letter, wording in zip(ascii_uppercase, classes.wordings, strict=False):
         lines.append(f"{letter}. {wording}")

@@ -39,8 +39,8 @@ def parts(own: Any, named: Any, file: Path | None, opened: Iterable[str]) -> dic
     for name, path in code.items():
         found[name] = _digest_file(path)
     names = [named] if isinstance(named, str | os.PathLike) else list(named)
-    for name in names:
-        found |= _digest_named(Path(name).expanduser().resolve())
+    for one in names:
+        found |= _digest_named(Path(one).expanduser().resolve())
     found |= _digest_opened(opened, {path.resolve() for path in code.values()})
     weights = _digest_numbers(own, file, code)
     if weights is not None:
