@@ -110,7 +110,7 @@ class ClipkitGroup(CommandGroup):
                 _check_surroundings()
             code = super().main(words, **extra) or 0
             console.report_stages()
-            sys.stdout.flush()
+            console.data().flush()
             if unread.holds_unread_file():
                 console.warn("the feature file on standard input was not read; hint: name it as -")
         except signals.Interrupted:
@@ -123,7 +123,7 @@ class ClipkitGroup(CommandGroup):
         except Exception as error:
             code = _report_error(error, command, is_debugged="--debug" in words)
         with contextlib.suppress(OSError, ValueError):  # what was written before an error
-            sys.stdout.flush()
+            console.data().flush()
         sys.exit(code)
 
 
@@ -201,7 +201,7 @@ def _explain(error: Exception, command: str) -> ClipkitError:
 
 def _explain_io(error: OSError) -> ClipkitError:
     """Name the file of a failed input or output, or else standard output, if that refuses data."""
-    if isinstance(error, io.UnsupportedOperation) and not sys.stdout.writable():
+    if isinstance(error, io.UnsupportedOperation) and not console.data().writable():
         return ClipkitError(files.CLOSED)
     reason = system_reason(error)
     if error.filename:
@@ -214,7 +214,7 @@ def _explain_io(error: OSError) -> ClipkitError:
 def _is_output_broken() -> bool:
     """Whether standard output refuses what is left to write: its errors name no file."""
     try:
-        sys.stdout.flush()
+        console.data().flush()
     except OSError:
         return True
     return False

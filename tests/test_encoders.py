@@ -238,7 +238,7 @@ CODE = [
     (CLASS.format("return [1, 2]"), "expected numbers (1, D) for 1 images, got the shape (2,)"),
     (CLASS.format("return ['a']"), "expected numbers (1, D) for 1 images, got list"),
     (CLASS.format("return images[0].size"), "expected numbers (1, D) for 1 images, got the shape"),
-    (CLASS.format("raise OSError('no service')"), "cannot encode with own.py:make: no service"),
+    (CLASS.format("raise OSError('no service')"), "own.py:make (line 3): OSError: no service"),
     (CLASS.format("return [[float('nan')]] * len(images)"), "expected a finite embedding"),
     (
         CLASS.format("return [[i.size[0], 100 * n] for n, i in enumerate(images)]"),

@@ -853,3 +853,18 @@ def test_the_templates_of_openai_are_complete_and_different(name, count):
     assert all(template.count("{}") == 1 and template.endswith(".") for template in templates)
     about = {row["name"]: row["about"] for row in rows(ok("list", "templates").stdout)}
     assert about[name] == f"{count} templates"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["cat", "dog", "cat"], "expected different names, got 'cat' twice"),
+        (["cat\nB. all", "dog"], "expected names of one line, got"),
+    ],
+)
+def test_choices_are_different_names_of_one_line(names, message):
+    from clipkit.embedding.textembed import ClassNames, list_choices
+
+    with pytest.raises(ClipkitError) as error:
+        list_choices("What is it?", ClassNames(names))
+    assert message in error.value.message

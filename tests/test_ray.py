@@ -282,6 +282,12 @@ def test_a_slow_shard_has_five_times_the_time_when_it_is_tried_again():
     assert queue.limit(1, loading=20) == pytest.approx(245, abs=5)
 
 
+def test_no_worker_hangs_before_half_a_minute():
+    queue = ray_engine._Queue(2)
+    queue.finish(SimpleNamespace(began=time.monotonic()))
+    assert queue.limit(1, loading=1) == ray_engine.SHORTEST_SECONDS == 30
+
+
 @pytest.mark.parametrize("method", ["nodes", "actor", "wait", "get"])
 def test_each_call_to_ray_reports_a_lost_connection(method, ray, tmp_path, monkeypatch):
     def fail(*_, **options):

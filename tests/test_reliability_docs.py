@@ -82,6 +82,10 @@ SECURITY = {  # the tests of each sentence of SECURITY.md that promises somethin
     "tokenizer's and the processor's files": [
         "test_untrusted_models.py::test_no_library_gets_the_path_of_a_models_folder"
     ],
+    "`nearest -q` and `textembed --classes FILE` ask the Hub for the model that the file names, "
+    "after a note that names both": [
+        "test_prompts.py::test_classes_of_images_are_embedded_by_the_model_of_the_images"
+    ],
     "A chat template takes at most 512 MiB, and Ctrl-C ends it": [
         "test_untrusted_models.py::test_a_chat_template_that_takes_memory_without_end_is_one_line",
         "test_untrusted_models.py::test_a_signal_ends_a_chat_template_without_end",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipkit.analysis.results import NONE, as_result, holds_classes, read_groups
 from clipkit.analysis.verdicts import keep_claims
-from clipkit.base import console, files
+from clipkit.base import console, files, suggestions
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import Int64
 from clipkit.features.annotations import Attribute, read_attribute
@@ -123,11 +123,12 @@ def label_by_attribute(
     labelled = relabel(file, table, column=attribute, common=common)
     if needs_prompts and (np.asarray(labelled.class_index) < 0).all():
         name, value = labelled.history[-1]["column"], (labelled.class_names or [""])[0]
+        words = ("clipkit", "relabel", "img.h5", "--table", table, "--attribute", name)
+        make = suggestions.command(*words)
         raise ClipkitError(
             f"{file.display_name}: expected prompts called after the values of {name} "
             f"({value!r} or '{name}: {value}'), got none",
-            f"relabel the images: clipkit relabel img.h5 --table {table} --attribute {name} | "
-            "clipkit logits - words.h5 | clipkit zeroshot",
+            f"relabel the images: {make} | clipkit logits - words.h5 | clipkit zeroshot",
         )
     return labelled
 

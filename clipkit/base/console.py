@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import resource
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -30,9 +31,38 @@ _CONTROL = re.compile(
 _SIMILAR = str.maketrans("─━═│┃║–—−…×‘’“”", "---|||---.x''\"\"") | {ord("τ"): "tau"}
 _quiet = False
 _verbose = False
+_reserved: TextIO | None = None  # for data, while descriptor 1 is standard error
 _began = time.monotonic()
 _seconds: dict[str, float] = {}  # that each stage took
 _running_stages: list[str] = []
+
+
+def reserve_stdout() -> None:
+    """Keep standard output for data until this process ends: whatever else is printed is a message.
+
+    A user's code may print from threads, child processes and C libraries at any time. Where
+    standard output is not descriptor 1, as in a notebook, nothing changes.
+    """
+    global _reserved
+    try:
+        is_plain = sys.stdout.fileno() == 1
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        return
+    if is_plain and _reserved is None and sys.stdout.writable():
+        kept = os.dup(1)
+        _reserved = os.fdopen(kept, "w", encoding=sys.stdout.encoding, errors="backslashreplace")
+        os.dup2(2, 1)
+
+
+def has_reserved_stdout() -> bool:
+    """Whether what Python code prints is a message by now."""
+    return _reserved is not None
+
+
+def data() -> TextIO:
+    """Return standard output, for data."""
+    return _reserved or sys.stdout
 
 
 def set_quiet(quiet: bool) -> None:

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, InputError, UsageError, WriteError, system_reason
 
 STREAM = "-"
@@ -135,7 +136,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
         hint = "add -o FILE, or pipe it into the next command"
         raise UsageError("cannot write binary data to a terminal", hint)
     if output == STREAM:
-        if not sys.stdout.buffer.writable():
+        if not console.data().buffer.writable():
             raise ClipkitError(CLOSED)
         return
     if not output:
@@ -151,7 +152,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
         raise UsageError(f"the output {output} exists", hint)
     folder = Path(output).resolve().parent
     if not folder.is_dir():
-        hint = f"create it: mkdir -p {folder}"
+        hint = f"create it: {suggestions.command('mkdir', '-p', folder)}"
         raise UsageError(f"cannot write {output}: there is no folder {folder}", hint)
     if kind != "stream" and not os.access(folder, os.W_OK):
         raise ClipkitError(f"cannot write {output}: {folder} is not writable")
@@ -160,7 +161,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
 def _is_terminal(output: str) -> bool:
     """Whether an output is a terminal, also under a name such as /dev/stdout."""
     if output == STREAM:
-        return sys.stdout.isatty()
+        return console.data().isatty()
     try:
         if not Path(output).is_char_device():
             return False
@@ -303,7 +304,7 @@ def _open_stream(name: str, mode: Literal["rb", "wb"]) -> AbstractContextManager
     """Open a file; ``-`` is standard input or output, which stays open."""
     if name != STREAM:
         return Path(name).open(mode)
-    stream = sys.stdin if mode == "rb" else sys.stdout
+    stream = sys.stdin if mode == "rb" else console.data()
     return contextlib.nullcontext(stream.buffer)
 
 

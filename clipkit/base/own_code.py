@@ -11,11 +11,13 @@ import contextlib
 import importlib.util
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError, brief
 from clipkit.base.signals import Interrupted
 
@@ -53,7 +55,7 @@ def border(what: str, file: Path | None) -> Iterator[None]:
     Errors and memory that clipkit itself complains of pass, and so do signals.
     """
     try:
-        with _printing_to_stderr():
+        with _printing_to_stderr:
             yield
     except (ClipkitError, MemoryError, Interrupted, KeyboardInterrupt):
         raise
@@ -81,20 +83,37 @@ def _place(error: BaseException, file: Path | None) -> str:
     return f" (line {lines[-1]})" if lines else ""
 
 
-@contextlib.contextmanager
-def _printing_to_stderr() -> Iterator[None]:
-    """Make descriptor 1 standard error, and so what anything in this process prints."""
-    sys.stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # closed
-        yield
-        return
-    try:
-        os.dup2(2, 1)
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+class _Redirection:
+    """Descriptor 1 as standard error, while any thread runs code behind the border."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.restore = contextlib.ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.users and not console.has_reserved_stdout():
+                self._redirect()
+            self.users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                with contextlib.suppress(OSError):
+                    sys.stdout.flush()
+                self.restore.close()
+
+    def _redirect(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        self.restore.enter_context(contextlib.redirect_stdout(sys.stderr))
+        with contextlib.suppress(OSError):  # it is closed
+            kept = os.dup(1)
+            self.restore.callback(os.close, kept)
+            self.restore.callback(os.dup2, kept, 1)
+            os.dup2(2, 1)
+
+
+_printing_to_stderr = _Redirection()

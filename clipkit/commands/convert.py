@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clipkit.base import console, files
+from clipkit.base import console, files, suggestions
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.options import flag, option
 from clipkit.commands._options import OUTPUT, Force
@@ -217,14 +216,16 @@ def convert(
 def _check_named(source: str, output: str, *, is_export: bool) -> None:
     """Refuse an output without an ending, which would say what to write."""
     ending = ".npz" if is_export else ".h5"
-    name = shlex.quote(source)
+    convert = ("clipkit", "convert", suggestions.path(source))
     if is_export and output == "-":
         message = f"expected an output for {source}, got none"
-        raise UsageError(message, f"clipkit convert {name} {shlex.quote(Path(source).stem)}.npz")
+        raise UsageError(
+            message, suggestions.command(*convert, suggestions.path(f"{Path(source).stem}.npz"))
+        )
     if output != "-" and not Path(output).suffix and not files.goes_to_stream(output):
         stem = output.rstrip("/")
         place = f"{stem}/{Path(source).stem}" if Path(output).is_dir() else stem
-        hint = f"clipkit convert {name} {shlex.quote(place + ending)}"
+        hint = suggestions.command(*convert, suggestions.path(place + ending))
         raise UsageError(f"expected an output with an ending, got {output}", hint)
 
 

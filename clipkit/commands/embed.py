@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clipkit.base import console
 from clipkit.base.errors import UsageError
+from clipkit.base.files import STREAM
 from clipkit.base.options import (
     DATA_PANEL,
     GENERATIVE_PANEL,
@@ -178,7 +180,6 @@ def embed(
     Example: clipkit embed cifar100 -o img.h5
     """
     from clipkit import datasets, embedding, models
-    from clipkit.base import console
 
     share = None if part is None else embedding.Part.parse(part)
     listed: tuple[str, ...] = ()
@@ -192,6 +193,8 @@ def embed(
         num_workers=num_workers,
         **run_values(settings),
     )
+    if models.is_python(model) and output == STREAM:
+        console.reserve_stdout()
     options.check()
     if choices is not None and options.ask is None:
         raise UsageError("expected --ask with --choices, got none")

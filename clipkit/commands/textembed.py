@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from clipkit.analysis.options import ItemTables
+from clipkit.base import console
 from clipkit.base.errors import UsageError
+from clipkit.base.files import STREAM
 from clipkit.base.options import LAYERS_PANEL, OUTPUT_PANEL, flag, option
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
@@ -162,6 +164,8 @@ def textembed(
         **run_values(settings),
     )
     how = {"normalize": settings["normalize"], "truncate": truncate}
+    if models.is_python(model) and STREAM in outputs:
+        console.reserve_stdout()
     # the model is loaded after the texts are read, so that errors in them appear at once
     if captions:
         pairs = embedding.read_captions(captions, split)

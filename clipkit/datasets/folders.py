@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.files import file_kind
 from clipkit.base.matrices import Int64
@@ -73,7 +73,7 @@ def _check_folder(path: Path) -> None:
     if kind == "nothing":
         raise ClipkitError(f"cannot read {where}: there is no such folder")
     if kind != "folder":
-        hint = f"if it lists paths: clipkit embed - < {where}"
+        hint = f"if it lists paths: clipkit embed - < {suggestions.command(path)}"
         what = {"file": "file", "stream": "FIFO or device"}[kind]
         raise ClipkitError(f"expected a folder of images, got the {what} {where}", hint)
 
@@ -125,7 +125,7 @@ def _no_images(name: str, left_out: Counter[str]) -> ClipkitError:
     """Return the error for files of which none is an image; `name` is the first."""
     hint = _endings_hint(left_out)
     if name.endswith(".txt"):
-        hint = f"if it lists paths: clipkit embed - < {escape(name)}"
+        hint = f"if it lists paths: clipkit embed - < {suggestions.command(name)}"
     elif name.endswith(".h5"):
         hint = "a feature file holds embeddings; describe it by: clipkit info FILE"
     message = f"expected an image or a folder of images, got the file {escape(name)}"

@@ -44,6 +44,7 @@ ATTEMPTS = 3  # at a shard: one beside another shard, and then alone
 AHEAD = 2  # shards of a replica: it decodes images of one while it encodes the other
 CHOSEN = ("model.device", "model.precision")  # by each machine, unless an option sets them
 POLL_SECONDS = 0.2  # how soon a signal is noticed
+SHORTEST_SECONDS = 30.0  # before which no worker counts as one that hangs
 NOTE_SECONDS = 30.0  # after which a note says what is waited for if no shard is encoded,
 SILENT_SECONDS = 600.0  # and if shards are
 COUNT_SECONDS = 5.0  # after which machines and GPUs are counted again
@@ -146,7 +147,8 @@ class _Queue:
             return math.inf
         usual = float(np.median(self._seconds))
         # a call may include a new start, which takes as long for short shards as for long ones
-        return HANG_TIMES ** (1 + self._losses[number]) * usual + loading
+        seconds = HANG_TIMES ** (1 + self._losses[number]) * usual + loading
+        return max(seconds, SHORTEST_SECONDS)
 
 
 class RayEngine:

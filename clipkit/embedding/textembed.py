@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from clipkit import features, models
-from clipkit.base import console, files
+from clipkit.base import console, files, suggestions
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.matrices import Floats, Int64, as_float32
 from clipkit.base.names import abridged, escape
@@ -347,7 +346,7 @@ def name_outputs(sources: Sequence[str], output: str) -> list[str]:
         paths = [bundled.locate(source) for source in sources]
         if not any(map(_is_file_or_stream, paths)):
             raise _no_prompts(" ".join(sources))  # the words of a prompt without quotes
-        pooled = " ".join(map(shlex.quote, paths))
+        pooled = suggestions.command(*map(suggestions.path, paths))
         raise UsageError(
             f"expected an output with {NAME} for {len(sources)} prompt files, got {output}",
             f"-o 'txt-{NAME}.h5' writes a file for each; to pool text files into one: "
@@ -432,7 +431,7 @@ def _label(path: str) -> str | None:
 
 def _no_prompts(source: str) -> ClipkitError:
     """Return the error for prompts that are no file and no bundled set."""
-    pipe = f"echo {shlex.quote(source)} | clipkit textembed -"
+    pipe = f"{suggestions.command('echo', source)} | clipkit textembed -"
     if any(map(str.isspace, source)):
         return UsageError(f"expected a prompt file, got {source[:SHOWN_CHARACTERS]!r}", pipe)
     if not source:
@@ -570,6 +569,11 @@ def list_choices(question: str, classes: ClassNames) -> tuple[str, tuple[str, ..
         raise ClipkitError(
             f"--choices: expected at most {most}, with one wording each, got {count}"
         )
+    for number, wording in enumerate(classes.wordings):
+        if wording in classes.wordings[:number]:
+            raise ClipkitError(f"--choices: expected different names, got {wording!r} twice")
+        if len(wording.splitlines()) > 1:  # its second line would read as a choice
+            raise ClipkitError(f"--choices: expected names of one line, got {wording!r}")
     lines = [question]
     for letter, wording in zip(ascii_uppercase, classes.wordings, strict=False):
         lines.append(f"{letter}. {wording}")

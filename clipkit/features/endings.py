@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.base import files
+from clipkit.base import files, suggestions
 from clipkit.base.errors import ClipkitError, UsageError, import_error
 
 FEATURE_ENDINGS = (".h5", ".hdf5")
@@ -132,5 +132,5 @@ def check_ending(output: str) -> None:
         name = path.with_suffix(".h5")
         hint = f"write {name}"
         if ending in WRITABLE:
-            hint += f", then: clipkit convert {name} {output}"
+            hint += f", then: {suggestions.command('clipkit', 'convert', name, output)}"
         raise UsageError(f"expected an output that ends in .h5, got {output}", hint)

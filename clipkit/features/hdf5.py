@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, InputError, WriteError, brief
 from clipkit.base.files import (
     DISK_FULL_HINT,
@@ -161,8 +160,9 @@ def check_kind(file: FeatureFile, kinds: Sequence[str]) -> None:
         has_classes = file.class_index is not None and (file.class_index >= 0).all()
         command = "zeroshot" if file.kind == "logits" and has_classes else "probe"
         name = file.display_name
-        words = f"{shlex.quote(name)} -o {shlex.quote(Path(name).stem)}.{command}.h5"
-        hint = f"make one with: clipkit {command} {words}"
+        output = f"{Path(name).stem}.{command}.h5"
+        make = suggestions.command("clipkit", command, suggestions.path(name), "-o", output)
+        hint = f"make one with: {make}"
     if kinds == ["logits"] and not has_text_tower(file):
         hint = IMAGES_ALONE_HINT
     message = f"{file.display_name}: expected {' or '.join(kinds)}, got {file.kind}"
@@ -195,15 +195,17 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
     if ending in FEATURE_ENDINGS:
         return error.hint
     if ending in READABLE and path.is_file():
-        names = f"{shlex.quote(source)} {shlex.quote(path.stem)}.h5"
-        return f"if it holds features: clipkit convert {names}"
+        made = suggestions.path(f"{path.stem}.h5")
+        convert = suggestions.command("clipkit", "convert", suggestions.path(source), made)
+        return f"if it holds features: {convert}"
     if not kinds:
         return error.hint
-    output = f"-o {shlex.quote(path.stem)}.h5"
-    words = f"{shlex.quote(source)} {output}"
+    output = ["-o", f"{path.stem}.h5"]
+    words = suggestions.command(suggestions.path(source), *output)
     if "texts" in kinds and ending in TABLES_OF_CLASSES and not _names_images(path):
-        classes = f"--classes {shlex.quote(source)} --template '{{}}'"
-        return f"make one with: clipkit textembed {classes} {output}"
+        options = ["--classes", source, "--template", "{}", *output]
+        make = suggestions.command("clipkit", "textembed", *options)
+        return f"make one with: {make}"
     if "texts" in kinds and ending in CAPTION_TABLES:
         make = f"clipkit textembed --captions {words}"
         return f"make one with: {make}; leave out --captions if they belong to no images"
@@ -216,7 +218,7 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
 
 def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
     """Return what was meant by the name of a file that does not exist."""
-    name, source = path.name, shlex.quote(str(path))
+    name, source = path.name, suggestions.command(str(path))
     if path.suffix.lower() in PICTURES:
         return f"to write it: -o {source}"
     ending = FEATURE_ENDINGS[0]
@@ -232,7 +234,9 @@ def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
         return f"to embed it as a prompt: echo {source} | clipkit textembed - -o prompt.h5"
     if path.suffix or path.parent != Path():
         return None
-    return f"if it is a prompt set: clipkit textembed {source} -o {shlex.quote(name)}.h5"
+    return (
+        f"if it is a prompt set: clipkit textembed {source} -o {suggestions.command(f'{name}.h5')}"
+    )
 
 
 def _names_images(path: Path) -> bool:

@@ -12,7 +12,7 @@ from clipkit.base.lazy import lazy_names
 if TYPE_CHECKING:
     from clipkit.models.acceleration import num_threads, set_num_threads
     from clipkit.models.encoder import Encoder, EncoderDescription, describe_model, load
-    from clipkit.models.hub import canonical_name, check_device, check_name
+    from clipkit.models.hub import canonical_name, check_device, check_name, is_python
     from clipkit.models.options import DEFAULT, RunOptions
 else:
     __getattr__ = lazy_names(
@@ -20,7 +20,7 @@ else:
         {
             f"{__name__}.acceleration": "num_threads set_num_threads",
             f"{__name__}.encoder": "Encoder EncoderDescription describe_model load",
-            f"{__name__}.hub": "canonical_name check_device check_name",
+            f"{__name__}.hub": "canonical_name check_device check_name is_python",
             f"{__name__}.options": "DEFAULT RunOptions",
         },
     )
@@ -34,6 +34,7 @@ __all__ = [
     "check_device",
     "check_name",
     "describe_model",
+    "is_python",
     "load",
     "num_threads",
     "set_num_threads",

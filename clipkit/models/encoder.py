@@ -420,6 +420,11 @@ def _load_own(source: Any, tower: TowerName, options: RunOptions) -> Encoder:
         own["details"] = _hidden_state_details(own["details"], own["_tower"])
     loaded = Encoder(**own, _non_blocking=options.non_blocking)
     encoder = _check_and_measure(loaded, options.batch_size)
+    if "weights" not in encoder.details and len(encoder.parts) < 2:
+        console.note(
+            f"{encoder.details['name']}: its history has no digest of weights: none were found; "
+            "give it another name when they change"
+        )
     console.detail(f"own encoder {encoder.details['name']}: {encoder.details['digest']}")
     return encoder
 
@@ -539,10 +544,23 @@ def _measure(encoder: Encoder, batch_size: int) -> int:
     first = np.asarray(encode(pair[:1]))  # waits for a GPU
     if not np.isfinite(first).all():
         raise not_finite(f"embedding of a first {kind}")
+    is_own = encoder.details.get("library") == own_encoder.LIBRARY
+    if kind == "image" and batch_size == 1 and not is_own:
+        return int(first.shape[1])
+    apart = np.concatenate([first, np.asarray(encode(pair[1:]))])
     if kind == "prompt" or batch_size > 1:
-        apart = np.concatenate([first, np.asarray(encode(pair[1:]))])
         _check_batch(encoder, apart, partial(encode, pair), kind)
+    if is_own:
+        _check_distinct(apart, kind)
     return int(first.shape[1])
+
+
+def _check_distinct(rows: NDArray[np.float32], kind: str) -> None:
+    """Refuse embeddings (2, D) of two different images or prompts that are equal or zero."""
+    if not rows.any(axis=1).all():
+        raise ClipkitError(f"expected an embedding of a first {kind}, got zeros")
+    if np.array_equal(rows[0], rows[1]):
+        raise ClipkitError(f"expected different embeddings of two {kind}s, got equal ones")
 
 
 def _encode_prompts(encoder: Encoder, prompts: Sequence[str]) -> NDArray[np.float32]:

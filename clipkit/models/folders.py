@@ -7,27 +7,30 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipkit.base import suggestions
+
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt"}
 # The lines that turn a pickle into safetensors; docs/commands/embed-models.md shows them.
 CONVERSION = (
     "import safetensors.torch, torch",
-    'weights = torch.load("{file}", map_location="cpu", weights_only=True)',
-    'safetensors.torch.save_file({{k: v.clone() for k, v in weights.items()}}, "{target}")',
+    'weights = torch.load({file}, map_location="cpu", weights_only=True)',
+    "safetensors.torch.save_file({k: v.clone() for k, v in weights.items()}, {target})",
 )
 MERGE = (
     "from peft import PeftModel",
-    "from transformers import {kind} as Kind",
-    'model = PeftModel.from_pretrained(Kind.from_pretrained("{base}"), "{folder}")',
+    "import transformers",
+    "Kind = getattr(transformers, {kind})",
+    "model = PeftModel.from_pretrained(Kind.from_pretrained({base}), {folder})",
     'model.merge_and_unload().save_pretrained("merged")',
 )
 PROCESSOR = (
     "from transformers import AutoProcessor",
-    'AutoProcessor.from_pretrained("{base}").save_pretrained("{folder}")',
+    "AutoProcessor.from_pretrained({base}).save_pretrained({folder})",
 )
 OPEN_CLIP = (
     "import open_clip; from pathlib import Path; from safetensors.torch import save_file",
     "from open_clip.push_to_hf_hub import save_config_for_hf as save",
-    'model = open_clip.create_model("ARCHITECTURE", pretrained="{file}")',
+    'model = open_clip.create_model("ARCHITECTURE", pretrained={file})',
     'settings = open_clip.get_model_config("ARCHITECTURE")',
     'save(model, Path("open_clip_config.json"), settings)',
     'save_file(model.state_dict(), "open_clip_model.safetensors")',
@@ -56,11 +59,6 @@ class Finding(NamedTuple):
     hint: str
 
 
-def as_command(lines: tuple[str, ...], **values: object) -> str:
-    """Return lines of Python as one command of a shell."""
-    return f"python -c '{'; '.join(lines).format(**values)}'"
-
-
 def find_unusable_weights(folder: Path, config: Mapping[str, Any]) -> Finding | None:
     """Say if the weights of a folder are not a whole model, or not in floating point.
 
@@ -71,7 +69,7 @@ def find_unusable_weights(folder: Path, config: Mapping[str, Any]) -> Finding | 
         base = settings.get("base_model_name_or_path") or "BASE"
         is_plain = settings.get("task_type") in (None, "FEATURE_EXTRACTION")
         kind = "AutoModel" if is_plain else "AutoModelForImageTextToText"
-        command = as_command(MERGE, kind=kind, base=base, folder=folder)
+        command = suggestions.python(MERGE, kind=kind, base=base, folder=folder)
         return Finding(f"an adapter (LoRA) of {base}", f"merge it, then copy JSON files: {command}")
     for setting, method in (("quantization_config", "quant_method"), ("quantization", "")):
         quantized = config.get(setting)
@@ -95,10 +93,11 @@ def _findings(folder: Path, name: str) -> Iterator[Finding]:
             inner = path.parent.relative_to(folder)
             hint = f"give its folder {folder / inner}"
             if folder.parent.name == "snapshots":
-                hint = f"hf download {name} --local-dir FOLDER, then give FOLDER/{inner}"
+                download = suggestions.command("hf", "download", name, "--local-dir", "FOLDER")
+                hint = f"{download}, then give FOLDER/{inner}"
             yield Finding(got, hint)
     for path in sorted(folder.glob("checkpoints/*.pt")):
-        hint = f"save it as safetensors in a new folder: {as_command(OPEN_CLIP, file=path)}"
+        hint = f"save it as safetensors in a new folder: {suggestions.python(OPEN_CLIP, file=path)}"
         yield Finding("a training run of OpenCLIP", hint)
     for path in [folder, *sorted(folder.glob("models--*"))]:
         if path.name.startswith("models--") and (path / "snapshots").is_dir():
@@ -114,13 +113,13 @@ def _findings(folder: Path, name: str) -> Iterator[Finding]:
 def convert_hint(path: Path, stem: str) -> str:
     """Return what to do with a pickle, whose tensors become STEM.safetensors."""
     target = path.with_name(f"{stem}.safetensors")
-    return f"convert it: {as_command(CONVERSION, file=path, target=target)}"
+    return f"convert it: {suggestions.python(CONVERSION, file=path, target=target)}"
 
 
 def processor_hint(folder: Path) -> str:
     """Return what to do about a folder without an image processor: a checkpoint of a training."""
     base = _read(folder / "config.json").get("_name_or_path") or "BASE"
-    command = as_command(PROCESSOR, base=base, folder=folder)
+    command = suggestions.python(PROCESSOR, base=base, folder=folder)
     return f"save that of the model from which the training began: {command}"
 
 

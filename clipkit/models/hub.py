@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.base.files import digest, temporary_folder
 from clipkit.features.endings import KNOWN_ENDINGS
@@ -205,8 +205,11 @@ def _without_loading_settings(data: bytes) -> bytes:
     """Return a side file without `LOADING_SETTINGS`, if it is a JSON object that has one."""
     with contextlib.suppress(ValueError, RecursionError):
         content = json.loads(data)
-        if isinstance(content, dict) and not LOADING_SETTINGS.isdisjoint(content):
-            kept = {key: value for key, value in content.items() if key not in LOADING_SETTINGS}
+        is_object = isinstance(content, dict)
+        unset = {"model_args"} if is_object and content.get("model_args", "") is None else set()
+        left_out = LOADING_SETTINGS | unset  # transformers writes null where timm wants an object
+        if is_object and not left_out.isdisjoint(content):
+            kept = {key: value for key, value in content.items() if key not in left_out}
             return json.dumps(kept).encode()
     return data
 
@@ -484,7 +487,7 @@ def _no_safetensors(name: str, folder: Path, stem: str) -> ClipkitError:
         got = ", ".join(others)
         hint = (
             "if that file holds the whole model, rename it or link to it: "
-            f"ln -s {others[0]} {stem}.safetensors"
+            + suggestions.command("ln", "-s", suggestions.path(others[0]), f"{stem}.safetensors")
         )
     elif pickles:
         got = f"only {', '.join(pickles)}, a pickle, which can run code and is not read"

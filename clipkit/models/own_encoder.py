@@ -7,10 +7,8 @@ in Python. No model's folder and no feature file can name it.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import inspect
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,13 @@ from PIL import Image
 from clipkit.base import own_code
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.history import check_scale, drop_none
+from clipkit.models import own_digest
 from clipkit.models.hub import combine_digests, is_python, parse_python
-from clipkit.models.libraries import named
+from clipkit.models.libraries import OUT_OF_MEMORY, named
 from clipkit.models.options import RunOptions, check_taken
 from clipkit.models.preprocessing import Preprocessor
 from clipkit.models.tokenizer import TextTokenizer
-from clipkit.models.towers import Stack, TowerName, choose_layers
+from clipkit.models.towers import Enough, Stack, TowerName, choose_layers
 from clipkit.prompts.texts import MAX_CHARACTERS
 
 LIBRARY = "own encoder"
@@ -49,29 +48,35 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
     `source` is ``python:FILE.py:make``, or in Python that function or what it returns.
     """
     _check_options(options, tower)
-    make, file, name = _find_function(source)
+    with own_digest.Recorder() as recorder:
+        make, file, name = _find_function(source)
+        with named(name):
+            own = Own(_make(make, options.untrained, file), name, file)
     with named(name):
-        own = _make(make, options.untrained, file)
-        method = getattr(own, tower, None)
+        method = own.get(tower)
         if not callable(method):
             raise UsageError(f"expected an encoder with {tower}({WHAT[tower]}), got one without")
-        parts = _digest_parts(own, file)
-        scale = getattr(own, "logit_scale", None)
+        files = own.get("files", ())
+        with own.border("digest its files and weights"):
+            parts = own_digest.parts(own.value, files, file, recorder.opened)
+        scale = own.get("logit_scale")
         if scale is not None:
-            check_scale("logit_scale", scale := float(scale))
+            with own.border("read logit_scale"):
+                scale = float(scale)
+            check_scale("logit_scale", scale)
         device = _device(own)
         known = {
-            "name": str(getattr(own, "name", name)),
+            "name": str(own.get("name", name)),
             "library": LIBRARY,
             "python": source if isinstance(source, str) else name,
             "digest": combine_digests(parts),
-            "weights": parts["weights"],
+            "weights": parts.get("weights"),
             "tower": tower,
             "device": device.type,
             "logit_scale": scale,
             "untrained": options.untrained,
         }
-        run: Any = OwnTower(method, WHAT[tower])
+        run: Any = OwnTower(own.calling(method, f"encode with {name}"), WHAT[tower])
         if options.layers is not None:
             stack = _stack(own)
             run = choose_layers(run, stack, tower, options)
@@ -79,7 +84,70 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
     fields = {"details": details, "parts": parts, "_tower": run, "_device": device}
     if tower == "text":
         return {**fields, "_tokenizer": OwnTexts(details["name"])}
-    return {**fields, "_preprocessor": OwnPreprocessor(getattr(own, "transform", None), device)}
+    transform = own.get("transform")
+    if transform is not None:
+        transform = own.calling(transform, f"transform an image for {name}")
+    return {**fields, "_preprocessor": OwnPreprocessor(transform, device)}
+
+
+class Own:
+    """The object of a user's code, which is read and called behind the border alone."""
+
+    def __init__(self, value: Any, name: str, file: Path | None) -> None:
+        self.value = value
+        self.name = name
+        self.file = file
+
+    def border(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Run a step behind the border: `what` says in messages what failed."""
+        return own_code.border(what, self.file)
+
+    def get(self, attribute: str, default: Any = None) -> Any:
+        """Return an attribute. A property that fails is an error, also by an AttributeError."""
+        with self.border(f"read {attribute}"):
+            try:
+                return getattr(self.value, attribute)
+            except AttributeError:
+                if inspect.getattr_static(self.value, attribute, None) is None:
+                    return default
+                raise
+
+    def calling(self, function: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
+        """Return a function that calls another one behind the border, and owns what it returns."""
+
+        def call(argument: Any) -> Any:
+            with self.border(what):
+                try:
+                    return _owned(function(argument))
+                except Enough as enough:  # no error: the layers that are needed have run
+                    stop = enough
+                except RuntimeError as error:
+                    if OUT_OF_MEMORY.search(str(error)):
+                        raise MemoryError from error
+                    raise
+            raise stop
+
+        return call
+
+
+def _owned(value: Any) -> Any:
+    """Copy tensors and arrays at once: code may return the same buffer each time."""
+    if isinstance(value, torch.Tensor):
+        if value.is_meta:
+            raise TypeError("expected numbers, got a tensor on the device meta, which has none")
+        value = value.detach()
+        if value.is_quantized:
+            value = value.dequantize()
+        if value.layout != torch.strided:
+            value = value.to_dense()
+        return value.clone()
+    if isinstance(value, np.ndarray):
+        if np.ma.is_masked(value):
+            raise TypeError("expected numbers, got an array with masked ones")
+        return np.array(value)
+    if isinstance(value, list | tuple) and value and all(map(torch.is_tensor, value)):
+        return [_owned(part) for part in value]
+    return value
 
 
 def _check_options(options: RunOptions, tower: TowerName) -> None:
@@ -124,11 +192,6 @@ def _function_of_file(file: Path, name: str) -> Callable[..., Any]:
     raise unknown(f"function of {file.name}", name, known)
 
 
-def _prints_to_stderr() -> contextlib.AbstractContextManager[Any]:
-    """Keep what the user's code prints from standard output, which may be a feature file."""
-    return contextlib.redirect_stdout(sys.stderr)
-
-
 def _make(make: Callable[..., Any], seed: int | None, file: Path | None) -> Any:
     """Call `make()`, or `make(seed)` for an untrained control."""
     arguments = () if seed is None else (seed,)
@@ -153,82 +216,30 @@ def _no_encoder(what: str, value: Any) -> ClipkitError:
     )
 
 
-def _stack(own: Any) -> Stack:
+def _stack(own: Own) -> Stack:
     """Return the layers of an encoder: modules that run whenever it encodes."""
-    layers = list(getattr(own, "layers", ()))
+    with own.border("read layers"):
+        layers = list(own.get("layers", ()))
+        prefix = int(own.get("prefix", 0))
     if not layers or not all(isinstance(layer, torch.nn.Module) for layer in layers):
         raise UsageError(
             "expected an encoder with layers, a list of modules of PyTorch, got one without",
             "leave --layer out",
         )
-    prefix = int(getattr(own, "prefix", 0))
     return Stack(layers, None, prefix=prefix, has_cls=prefix > 0)
 
 
-def _modules(own: Any) -> list[torch.nn.Module]:
-    """Return the modules of PyTorch that an object is or has."""
-    if isinstance(own, torch.nn.Module):
-        return [own]
-    values = getattr(own, "__dict__", {}).values()
-    return [value for value in values if isinstance(value, torch.nn.Module)]
-
-
-def _device(own: Any) -> torch.device:
+def _device(own: Own) -> torch.device:
     """Return where the encoder takes its pixels: its `device`, or that of its first parameter."""
-    device = getattr(own, "device", None)
+    device = own.get("device")
     if device is None:
-        for module in _modules(own):
-            for parameter in module.parameters():
-                return parameter.device
-    return torch.device(device or "cpu")
-
-
-# ---- Digests -------------------------------------------------------------------------------------
-
-
-def _digest_parts(own: Any, file: Path | None) -> dict[str, str]:
-    """Return the digests of the Python file, of all `files` and folders, and of the weights."""
-    parts = {}
-    if file is not None:
-        parts[file.name] = _digest_file(file)
-    for name in getattr(own, "files", ()):
-        path = Path(name).expanduser().resolve()
-        inside = filter(Path.is_file, sorted(path.rglob("*"))) if path.is_dir() else [path]
-        for one in inside:
-            parts[str(one.relative_to(path.parent))] = _digest_file(one)
-    return {**parts, "weights": _digest_weights(_modules(own))}
-
-
-def _digest_file(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
-    except OSError as error:
-        raise ClipkitError(f"files: cannot read {path}: {error.strerror}") from None
-
-
-def _digest_weights(modules: Iterable[torch.nn.Module]) -> str:
-    """Return the digest of all tensors of modules, in the order of their names."""
-    sha = hashlib.sha256()
-    for module in modules:
-        for name, value in sorted(module.state_dict().items()):
-            for tensor in _plain_tensors(value):
-                sha.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-                flat = tensor.detach().cpu().contiguous().reshape(-1)
-                sha.update(flat.view(torch.uint8).numpy().data)
-    return f"sha256:{sha.hexdigest()}"
-
-
-def _plain_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors of plain numbers that a tensor is made of, if it is quantised."""
-    if isinstance(value, tuple):  # of a module of torch.ao
-        for part in value:
-            yield from _plain_tensors(part)
-    elif hasattr(value, "__tensor_flatten__"):  # a tensor of torchao, by PyTorch's protocol
-        for name in value.__tensor_flatten__()[0]:
-            yield from _plain_tensors(getattr(value, name))
-    elif isinstance(value, torch.Tensor):
-        yield value.int_repr() if value.is_quantized else value
+        parameters = [p for module in own_digest.modules(own.value) for p in module.parameters()]
+        device = parameters[0].device if parameters else "cpu"
+    with own.border("use its device"):
+        found = torch.device(device)
+        if found.type == "meta":
+            raise ValueError("expected a device that computes, got meta")
+        return found
 
 
 # ---- The towers ----------------------------------------------------------------------------------
@@ -243,21 +254,54 @@ class OwnTower:
     def __init__(self, method: Callable[[Any], Any], what: str) -> None:
         self.method = method
         self.what = what
+        self.width = 0  # of the first batch
 
     @torch.inference_mode()
     def __call__(self, **inputs: Any) -> torch.Tensor:
-        """Encode the only input."""
+        """Encode the only input: (N, D) in float32, of the width of the first batch."""
         (batch,) = inputs.values()
-        with _prints_to_stderr():
-            rows = self.method(batch)
-        if not isinstance(rows, torch.Tensor):
-            array = np.asarray(rows)
-            if array.dtype.kind not in "fiu":
-                raise self._misfit(batch, type(rows).__name__)
-            rows = torch.from_numpy(array)
-        if rows.ndim != 2 or len(rows) != len(batch):
+        rows = self._as_tensor(batch, self.method(batch))
+        if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
             raise self._misfit(batch, f"the shape {tuple(rows.shape)}")
-        return rows
+        self.width = self.width or rows.shape[1]
+        if rows.shape[1] != self.width:
+            expected = f"expected {self.width} numbers for each of {self.what}, as at first"
+            raise ClipkitError(f"{expected}, got {rows.shape[1]}")
+        found = rows.float()
+        if rows.dtype.itemsize > found.dtype.itemsize:
+            self._check_range(rows, found)
+        return found
+
+    def _as_tensor(self, batch: Sequence[Any], value: Any) -> torch.Tensor:
+        """Return real numbers as a tensor."""
+        if isinstance(value, list) and value and all(map(torch.is_tensor, value)):
+            if len({part.shape for part in value}) > 1:
+                raise self._misfit(batch, "tensors of several shapes")
+            value = torch.stack(value)
+        if isinstance(value, torch.Tensor):
+            if value.is_complex() or value.dtype == torch.bool:
+                raise self._misfit(batch, str(value.dtype).removeprefix("torch."))
+            return value
+        try:
+            array = np.asarray(value)
+        except Exception:  # a ragged list, or an object that refuses to be an array
+            raise self._misfit(batch, f"{type(value).__name__} of no array") from None
+        if array.dtype.kind not in "fiu":
+            kind = type(value).__name__
+            raise self._misfit(batch, f"{kind} of {array.dtype}" if array.ndim else kind)
+        is_single = array.dtype.kind == "f" and array.dtype.itemsize <= 4
+        return torch.from_numpy(array.astype(np.float32 if is_single else np.float64))
+
+    def _check_range(self, rows: torch.Tensor, found: torch.Tensor) -> None:
+        """Refuse numbers that float32 cannot hold."""
+        is_lost = (found == 0).all(dim=1) & (rows != 0).any(dim=1)
+        is_beyond = found.isinf() & rows.isfinite()
+        if bool(is_lost.any()) or bool(is_beyond.any()):
+            raise ClipkitError(
+                f"expected numbers that float32 holds for {self.what}, got some as small or large "
+                f"as {rows.abs().max().item():.2g}",
+                "scale them",
+            )
 
     def _misfit(self, batch: Sequence[Any], got: str) -> ClipkitError:
         count = len(batch)
@@ -305,8 +349,10 @@ def _stack_equal(values: list[Any]) -> Any:
     tensors = [torch.as_tensor(value) for value in values]
     shapes = sorted({tuple(tensor.shape) for tensor in tensors})
     if len(shapes) > 1:
+        got = f"{shapes[0]} and {shapes[1]}"
         raise ClipkitError(
-            f"expected a transform that gives all images one shape, got {shapes[0]} and {shapes[1]}"
+            f"expected a transform that gives all images one shape, got {got}",
+            "encode images one by one: -b 1",
         )
     return torch.stack(tensors)
 

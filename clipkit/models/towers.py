@@ -180,7 +180,7 @@ class LayerTower:
     def _pool(self, state: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """Pool tokens (B, T, width) or a map (B, width, H, W) to (B, width), and norm them."""
         if state.ndim == 2:  # a layer of one's own encoder may have pooled them
-            return widened(state)
+            return widened(state).clone()  # its code may use the memory again
         if state.ndim == 4:
             pooled, norm = widened(state).mean(dim=(-2, -1)), self.stack.norm
         else:

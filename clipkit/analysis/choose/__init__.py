@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from clipkit.analysis.options import (
 )
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
 from clipkit.analysis.sections import CAPTIONS
+from clipkit.base import suggestions
 from clipkit.base.errors import UsageError
 from clipkit.features.columns import (
     CLUSTERS,
@@ -82,9 +82,10 @@ def _check(images: str, texts: str, items: list[str] | None, **values: Any) -> N
         return
     hint = "--items shapes has bundled ones"
     if Path(texts).suffix.lower() in CAPTION_TABLES:
-        table = shlex.quote(texts)
+        table = suggestions.command(suggestions.path(texts))
         make = f"clipkit textembed --items {table}"
-        hint = f"{make} | clipkit choose {shlex.quote(images)} - --items {table}"
+        choose = suggestions.command("clipkit", "choose", suggestions.path(images), "-")
+        hint = f"{make} | {choose} --items {table}"
     raise UsageError("expected --items, got none", hint)
 
 

@@ -1,0 +1,312 @@
+"""Digest what decides the embeddings of one's own encoder: its code, files and numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import site
+import sys
+import sysconfig
+import threading
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clipkit.base.errors import ClipkitError
+from clipkit.models.hub import combine_digests
+
+MOST_OBJECTS = 200_000  # that are searched for numbers
+SYSTEM = ("/dev", "/proc", "/sys", "/etc", "/usr")
+PRIVATE = {"token", "stored_tokens", ".netrc"}  # they let code in, and decide no embedding
+NOT_DATA = (".py", ".pyc", ".lock")  # whether Python opens a module depends on its cache
+OWN_MODULE = "clipkit_own_"  # how `own_code.load` calls the modules that it makes
+MODULE_PARTS = {"_parameters", "_buffers", "_modules"}  # `state_dict` has them
+
+
+def parts(own: Any, named: Any, file: Path | None, opened: Iterable[str]) -> dict[str, str]:
+    """Return the digests of the code, of the files that it names and opens, and of its numbers.
+
+    Without numbers there are no ``weights``.
+    """
+    found = {}
+    code = _code_beside(file)
+    for name, path in code.items():
+        found[name] = _digest_file(path)
+    names = [named] if isinstance(named, str | os.PathLike) else list(named)
+    for one in names:
+        found |= _digest_named(Path(one).expanduser().resolve())
+    found |= _digest_opened(opened, {path.resolve() for path in code.values()})
+    weights = _digest_numbers(own, file, code)
+    if weights is not None:
+        found["weights"] = weights
+    return found
+
+
+def modules(own: Any) -> list[torch.nn.Module]:
+    """Return the modules of PyTorch that an object is or has."""
+    if isinstance(own, torch.nn.Module):
+        return [own]
+    values = getattr(own, "__dict__", {}).values()
+    return [value for value in values if isinstance(value, torch.nn.Module)]
+
+
+# ---- Code and files ------------------------------------------------------------------------------
+
+
+def _code_beside(file: Path | None) -> dict[str, Path]:
+    """Return the file, and each module that was imported from its folder, by relative names."""
+    if file is None:
+        return {}
+    found = {file.name: file}
+    folder = file.resolve().parent
+    for name, module in sorted(sys.modules.items()):
+        source = getattr(module, "__file__", None)
+        if not isinstance(source, str) or name == "__main__" or name.startswith(OWN_MODULE):
+            continue
+        path = Path(source).resolve()
+        if path.is_relative_to(folder) and path.is_file() and not _is_installed(str(path)):
+            found[str(path.relative_to(folder))] = path
+    return found
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    """Return the folders of Python and of the installed packages."""
+    folders = {*sysconfig.get_paths().values(), *site.getsitepackages(), sys.prefix}
+    package = Path(__file__).resolve().parents[1]
+    folders |= {sys.base_prefix, site.getusersitepackages(), str(package)}
+    resolved = {os.path.realpath(folder) for folder in folders}
+    return (*sorted(resolved), *SYSTEM)
+
+
+def _is_installed(path: str) -> bool:
+    return path.startswith(tuple(f"{folder}/" for folder in _installed()))
+
+
+def _digest_named(path: Path) -> dict[str, str]:
+    """Return the digest of a file, or of each file of a folder, by its name."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ClipkitError(f"files: expected a file or a folder, got {path}, which is a stream")
+    inside = filter(Path.is_file, sorted(path.rglob("*"))) if path.is_dir() else [path]
+    return {str(one.relative_to(path.parent)): _digest_file(one) for one in inside}
+
+
+def _digest_opened(opened: Iterable[str], known: set[Path]) -> dict[str, str]:
+    """Return the digests of files that were opened, by their names.
+
+    The folders may have other names on another machine, so files of one name share a digest.
+    """
+    by_name: dict[str, list[str]] = {}
+    for name in sorted(opened):
+        path = Path(name)
+        is_private = path.name in PRIVATE or path.suffix in NOT_DATA
+        if _is_installed(name) or is_private or path in known or not path.is_file():
+            continue
+        by_name.setdefault(f"opened {path.name}", []).append(_digest_file(path))
+    joined = {}
+    for name, digests in by_name.items():
+        numbered = {str(number): digest for number, digest in enumerate(sorted(digests))}
+        joined[name] = digests[0] if len(digests) == 1 else combine_digests(numbered)
+    return joined
+
+
+def _digest_file(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise ClipkitError(f"files: cannot read {path}: {error.strerror}") from None
+
+
+class Recorder:
+    """Records which files Python code opens to read, and not to write, in a `with` block."""
+
+    def __init__(self) -> None:
+        self.read: set[str] = set()
+        self.written: set[str] = set()
+
+    def __enter__(self) -> Recorder:
+        _install_hook()
+        with _lock:
+            _recorders.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with _lock:
+            _recorders.remove(self)
+
+    @property
+    def opened(self) -> set[str]:
+        """The files that were read, and not written."""
+        return self.read - self.written
+
+    def note(self, path: Any, mode: Any, flags: Any) -> None:
+        """Note that a file is being opened."""
+        if not isinstance(path, str | bytes | os.PathLike):
+            return  # a descriptor
+        name = os.path.realpath(os.fsdecode(path))
+        changes = set("wax+").intersection(mode or "")
+        is_written = changes or (isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR))
+        (self.written if is_written else self.read).add(name)
+
+
+_lock = threading.Lock()
+_recorders: list[Recorder] = []
+
+
+@functools.cache
+def _install_hook() -> None:
+    """Let Python tell what it opens: a hook stays, so there is one."""
+
+    def hear(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and _recorders:
+            for recorder in list(_recorders):
+                recorder.note(*arguments)
+
+    sys.addaudithook(hear)
+
+
+# ---- Numbers -------------------------------------------------------------------------------------
+
+
+def _digest_numbers(own: Any, file: Path | None, code: Mapping[str, Path]) -> str | None:
+    """Return the digest of all tensors and arrays of an encoder and of its code's globals."""
+    if file is None:
+        search = _Search(set())
+        search.visit("", own)
+        return search.digest()
+    search = _Search({str(path.resolve()) for path in code.values()})
+    search.visit("", own)
+    for name in dict.fromkeys((f"{OWN_MODULE}{file.stem}", type(own).__module__)):
+        module = sys.modules.get(name)
+        source = getattr(module, "__file__", None)
+        if isinstance(source, str) and os.path.realpath(source) in search.code:
+            search.visit_all("", vars(module))
+    return search.digest()
+
+
+class _Search:
+    """Digests the tensors and arrays that an object holds, and the objects in it.
+
+    `code` are the files whose classes may hold some, too.
+    """
+
+    def __init__(self, code: set[str]) -> None:
+        self.code = code
+        self.sha = hashlib.sha256()
+        self.count = 0
+        self.seen: dict[int, Any] = {}  # keeps them alive, so that no number is used twice
+
+    def digest(self) -> str | None:
+        """Return the digest of all that was found, if anything was."""
+        return f"sha256:{self.sha.hexdigest()}" if self.count else None
+
+    def visit(self, name: str, value: Any) -> None:
+        """Visit a value and what it holds, each object once."""
+        waiting = [(name, value)]
+        while waiting and len(self.seen) < MOST_OBJECTS:
+            name, value = waiting.pop()
+            is_plain = value is None or isinstance(value, str | bytes | int | float | complex)
+            if is_plain or id(value) in self.seen:
+                continue
+            self.seen[id(value)] = value
+            if isinstance(value, torch.Tensor):
+                self._add_tensor(name, value)
+            elif isinstance(value, np.ndarray):
+                self._add_array(name, value)
+            else:
+                waiting += reversed(list(self._inside(name, value)))
+
+    def visit_all(self, name: str, values: Mapping[Any, Any]) -> None:
+        """Visit the values of a mapping in the order of their names."""
+        for inner, value in _entries(name, values):
+            self.visit(inner, value)
+
+    def _inside(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield what an object holds."""
+        if isinstance(value, types.ModuleType | threading.Thread):
+            return
+        if isinstance(value, dict):
+            yield from _entries(name, value)
+        elif isinstance(value, list | tuple):
+            for number, part in enumerate(value):
+                yield f"{name}.{number}", part
+        elif isinstance(value, functools.partial):
+            yield from ((name, value.func), (name, value.args), (name, value.keywords))
+        elif isinstance(value, types.MethodType):
+            yield name, value.__self__
+            yield name, value.__func__
+        elif isinstance(value, types.FunctionType):
+            yield name, value.__defaults__
+            for number, cell in enumerate(value.__closure__ or ()):
+                with contextlib.suppress(ValueError):  # it is empty
+                    yield f"{name}.{number}", cell.cell_contents
+        elif isinstance(value, type):
+            if self._is_own(value):
+                yield from _entries(name, vars(value))
+        else:
+            yield from self._of_object(name, value)
+
+    def _of_object(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, torch.nn.Module):
+            # a copy of tensors that are not plain; the tensors are visited in the order of names
+            yield from _entries(name, value.state_dict())
+            for inner, module in value.named_modules():
+                rest = {k: v for k, v in vars(module).items() if k not in MODULE_PARTS}
+                yield from _entries(f"{name}.{inner}", rest)
+        else:
+            yield from _entries(name, getattr(value, "__dict__", {}))
+            for slot in getattr(type(value), "__slots__", ()):
+                yield f"{name}.{slot}", getattr(value, slot, None)
+        for kind in type(value).__mro__:
+            yield f"{name}.{kind.__name__}", kind
+
+    def _is_own(self, kind: type) -> bool:
+        source = getattr(sys.modules.get(kind.__module__), "__file__", None)
+        return isinstance(source, str) and os.path.realpath(source) in self.code
+
+    def _add_tensor(self, name: str, value: torch.Tensor) -> None:
+        for tensor in _plain_tensors(value):
+            if tensor.is_meta:
+                continue
+            dense = tensor.detach().cpu()
+            if dense.layout != torch.strided:
+                dense = dense.to_dense()
+            flat = dense.contiguous().reshape(-1)
+            self._add(name, tensor.dtype, tuple(tensor.shape), flat.view(torch.uint8).numpy().data)
+
+    def _add_array(self, name: str, value: np.ndarray[Any, Any]) -> None:
+        if value.dtype.hasobject:
+            for number, part in enumerate(value.flat):
+                self.visit(f"{name}.{number}", part)
+            return
+        self._add(name, value.dtype, value.shape, np.ascontiguousarray(value).tobytes())
+
+    def _add(self, name: str, kind: object, shape: tuple[int, ...], data: Any) -> None:
+        self.sha.update(f"\0{name}\0{kind}\0{shape}\0".encode())
+        self.sha.update(data)
+        self.count += 1
+
+
+def _entries(name: str, values: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a mapping with their names, in the order of the names."""
+    for key, value in sorted(dict(values).items(), key=lambda item: str(item[0])):
+        yield f"{name}.{key}", value
+
+
+def _plain_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors of plain numbers that a tensor is made of, if it is quantised."""
+    if isinstance(value, tuple):  # of a module of torch.ao
+        for part in value:
+            yield from _plain_tensors(part)
+    elif hasattr(value, "__tensor_flatten__"):  # a tensor of torchao, by PyTorch's protocol
+        for name in value.__tensor_flatten__()[0]:
+            yield from _plain_tensors(getattr(value, name))
+    elif isinstance(value, torch.Tensor):
+        yield value.int_repr() if value.is_quantized else value
