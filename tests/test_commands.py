@@ -90,10 +90,10 @@ def test_a_split_that_a_file_lacks_is_refused_with_those_that_it_has(line, logit
         ok("probe", logits_h5, "--keep", "-o", work / "kept.h5", "--force")
     paths = {"LOGITS": logits_h5, "IMAGES": img_h5, "PROBE": work / "kept.h5"}
     words = [paths.get(word, word) for word in line.split()]
-    for name, hint in (("tset", "did you mean test?"), ("", "known: all, test, train")):
+    for name in ("tset", ""):
         message = fails(*words, f"--split={name}", exit_code=2)
         assert "unknown split of" in message
-        assert hint in message
+        assert re.search("known: ((all|test|train)(, )?){3}", message)
 
 
 @pytest.fixture(scope="module")

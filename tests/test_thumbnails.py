@@ -120,7 +120,7 @@ def test_options_that_do_not_fit(tmp_path):
         ("a.h5 x.npz --thumbnails digits", "thumbnails: expected a .parquet file, got "),
         ("a.npz x.h5 --thumbnails digits", "--thumbnails is for exports, but "),
         ("a.h5 x.parquet --root .", "--root is for --thumbnails, which is not"),
-        ("a.h5 x.parquet --thumbnails digits --split tset", "did you mean test?"),
+        ("a.h5 x.parquet --thumbnails digits --split tset", "unknown split of "),
         ("r.h5 x.parquet --thumbnails digits", "expected a file of images or logits, got res"),
     ):
         given, output, *options = line.split()

@@ -234,9 +234,8 @@ def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
         return f"to embed it as a prompt: echo {source} | clipkit textembed - -o prompt.h5"
     if path.suffix or path.parent != Path():
         return None
-    return (
-        f"if it is a prompt set: clipkit textembed {source} -o {suggestions.command(f'{name}.h5')}"
-    )
+    output = suggestions.command(f"{name}.h5")
+    return f"if it is a prompt set: clipkit textembed {source} -o {output}"
 
 
 def _names_images(path: Path) -> bool:
