@@ -167,8 +167,8 @@ def test_split_restricts_both_ways(tmp_path, ending):
     prompts = saved(tmp_path / "t.h5", "texts")
     ok("convert", prompts, tmp_path / f"t.{ending}")
     for path, output, name, message in (
-        (exported, "x.h5", "tset", "did you mean test?"),
-        (source, f"x.{ending}", "tset", "did you mean test?"),
+        (exported, "x.h5", "tset", "unknown split of "),
+        (source, f"x.{ending}", "tset", "unknown split of "),
         (tmp_path / f"t.{ending}", "x.h5", "test", "expected no split for texts, got 'test'"),
         (prompts, f"x.{ending}", "test", "got 'test'"),
     ):

@@ -135,7 +135,6 @@ def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(
     u = write_runs(tmp_path / "u.h5", (40, 20), untrained=7)
     text = summary(a)
     assert "right by probe, the most accurate of 2 runs on test (optimistic): above chance" in text
-    assert "Lowest class" in text
     assert text.count("There is no untrained control.") == 1
     assert "The control's run is the most accurate of its runs, too." in summary(a, u)
 
@@ -352,7 +351,7 @@ def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_
     page = of_files([tmp_path])
     captions = re.findall("<figcaption>(.+)", as_html(page))
     titles = [caption.split(".")[0] for caption in captions]
-    assert titles[-2:] == ["1 of 1 attribute not decided", "other"]
+    assert titles[-2:] == ["1 of 1 not decided", "other"]
     (table,) = (question.table for question in page.questions if question.section == "known")
     shown = dict(zip(table.header, table.rows[0], strict=True))
     controls = {name: cell.bar.control for name, cell in shown.items() if isinstance(cell, Number)}

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from clipkit.analysis.question import TEXTS
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.options import expand_groups, options_of
@@ -133,10 +134,19 @@ class ClipkitCommand(TyperCommand):
         ctx.allow_extra_args = True
         typed = list(args)  # Click empties its list
         rest = super().parse_args(ctx, args)
-        if ctx.args and not ctx.resilient_parsing:
-            message = f"expected no further argument, got {ctx.args[0]!r}"
-            hint = self._further_hint(typed, ctx.args[0]) or f"see {_path_of(ctx)} --help"
-            raise UsageError(message, hint)
+        if ctx.resilient_parsing:
+            return rest
+        texts = ctx.params.get(TEXTS)
+        if ctx.args:
+            further = ctx.args[0]
+            hint = self._further_hint(typed, further) or f"see {_path_of(ctx)} --help"
+        elif isinstance(texts, str) and texts in typed:  # an argument that may be left out
+            further = texts
+            hint = self._further_hint(typed, further)
+        else:
+            return rest
+        if hint:
+            raise UsageError(f"expected no further argument, got {further!r}", hint)
         return rest
 
     def _further_hint(self, args: list[str], extra: str) -> str:

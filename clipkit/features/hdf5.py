@@ -228,11 +228,14 @@ def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
         near = [f"{name}{ending}"]
     if near:
         return f"did you mean {path.with_name(near[0])}?"
+    is_name = not path.suffix and path.parent == Path()
+    if "images" in kinds and is_name:  # such as a data set
+        return f"make one with: clipkit embed {source} -o {suggestions.command(f'{name}.h5')}"
     if "texts" not in kinds or path.suffix in FEATURE_ENDINGS:
         return None
     if any(map(str.isspace, name)):
         return f"to embed it as a prompt: echo {source} | clipkit textembed - -o prompt.h5"
-    if path.suffix or path.parent != Path():
+    if not is_name:
         return None
     output = suggestions.command(f"{name}.h5")
     return f"if it is a prompt set: clipkit textembed {source} -o {output}"

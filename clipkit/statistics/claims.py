@@ -1185,9 +1185,10 @@ def attributes_title(claims: Sequence[Claim], model: str) -> str:
     >>> known = Claim("colour", 0.9, 0.8, 1.0, Reference("chance", 0.5), 100, verdict=REACHED)
     >>> others = [replace(known, subject="y", verdict=NOT_REACHED), replace(known, verdict="x")]
     >>> attributes_title([known, *others], "tiny")
-    'tiny knows colour; words do not reach y; 1 of 3 attributes x'
+    'tiny knows colour; words do not reach y; 1 of 3 x'
     """
     said = {REACHED: "{} knows {}", NOT_REACHED: "words do not reach {1}"}
+    said[LEARNED] = "{} learned {}"
     said[SAID[REACHED]], said[SAID[NOT_REACHED]] = "{} says {}", "it does not say {1}"
     parts = []
     for name, members in attribute_groups(claims).items():
@@ -1198,7 +1199,7 @@ def attributes_title(claims: Sequence[Claim], model: str) -> str:
         if name in said:
             parts.append(said[name].format(model, listed))
         else:
-            parts.append(f"{len(names)} of {_count(len(claims), 'attribute')} {name}")
+            parts.append(f"{len(names)} of {len(claims)} {name}")
     return "; ".join(parts)
 
 
