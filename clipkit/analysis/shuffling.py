@@ -55,9 +55,11 @@ class Shuffle:
         """Return a file, whose features are in memory, with shuffled rows."""
         if file is None:
             return None
-        splits = {}
+        splits = dict(file.splits)
         for name, split in file.splits.items():
-            splits[name] = replace(split, features=split.features[self._order(name, split)])
+            if split.features is not None:  # those of results are predictions
+                order = self._order(name, split)
+                splits[name] = replace(split, features=split.features[order])
         return replace(file, splits=splits)
 
     def _order(self, name: str, split: Split) -> Int64:

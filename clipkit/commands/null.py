@@ -151,7 +151,7 @@ def _named_clusters(
     column = values.get("cluster")
     first = inputs[question.inputs[0]]
     file = first[0] if isinstance(first, list) else first
-    if column is None or not file.splits:
+    if column is None:
         return {}
     table = values.get("table")
     annotations = read_clusters(file, table, column, list(file.splits), common=True)
