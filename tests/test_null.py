@@ -75,14 +75,15 @@ def test_what_is_there_is_said_of_the_inputs_and_rarely_of_shuffled_ones(words, 
 
 
 def test_attributes_are_learned_only_from_the_images_that_have_them(folder):
-    control = images()
+    features.write(str(folder / "plain.h5"), without_classes(), force=True)
+    control = without_classes()
     for split in control.splits.values():
         split.features = np.random.RandomState(5).standard_normal((ROWS, 8)).astype(np.float32)
     control.history = History(
         [{"command": "embed", "model": {**MODEL, "weights": "sha256:3", "untrained": 0}}]
     )
     features.write(str(folder / "control.h5"), control, force=True)
-    of_files = [folder / "img.h5", "--table", folder / "table.tsv", "--attribute", "light"]
+    of_files = [folder / "plain.h5", "--table", folder / "table.tsv", "--attribute", "light"]
     found = ask("attributes", *of_files, "--control", folder / "control.h5", "--random-sets", 0)
     learned = [row for verdict, row in found.items() if verdict.startswith("learned")]
     assert sum(row["real"] for row in learned) == 1
@@ -117,10 +118,28 @@ def test_what_has_no_verdicts_is_refused_in_one_line(words, said, folder):
     assert said in line
 
 
-def test_notes_of_the_question_are_written_once(folder):
+def test_a_question_that_claims_nothing_of_the_files_is_refused(folder):
     features.write(str(folder / "none.h5"), without_classes(), force=True)
     (line,) = fails("null", 2, "nearest", folder / "none.h5").splitlines()
     assert "nearest claims nothing of these files" in line
+
+
+def test_clusters_that_an_option_names_are_those_of_a_file(folder):
+    file = images()
+    clusters = np.arange(ROWS) // 4
+    lines = ["id\tpatient"]
+    for name, split in file.splits.items():
+        lines += [f"{i}\t{name}{k}" for i, k in zip(split.ids, clusters, strict=True)]
+        split.labels = np.random.RandomState(0).randint(2, size=ROWS)[clusters]
+    (folder / "patients.tsv").write_text("\n".join([*lines, ""]))
+    features.write(str(folder / "plain-rows.h5"), file)
+    of_table = ["--table", folder / "patients.tsv", "--cluster", "patient"]
+    named = ask("probe", folder / "plain-rows.h5", *of_table)
+    for place, split in enumerate(file.splits.values()):
+        split.cluster = clusters + place * ROWS
+    features.write(str(folder / "clusters.h5"), file)
+    assert named == ask("probe", folder / "clusters.h5")
+    assert named != ask("probe", folder / "plain-rows.h5")
 
 
 def without_classes():
