@@ -41,7 +41,7 @@ from clipkit.commands.analysis import command_of
 GROUPS = {
     "Encode": ("embed", "textembed"),
     MEASURE: ("logits",),
-    UNDERSTAND: ("plot", "report", "run", "start"),
+    UNDERSTAND: ("plot", "report", "run", "null", "start"),
     "Files": ("info", "list", "convert", "split", "concat", "relabel"),
 }
 PANELS = {name: group for group, names in GROUPS.items() for name in names}

@@ -170,6 +170,8 @@ class Analysis:
         right, before any is read.
     picture : a record of `clipkit.base.pictures`, optional
         How `clipkit plot` draws a result.
+    null : {"", "labels", "attributes", "pairs"}
+        What `clipkit null` shuffles, so that the claims are of nothing; without it, it refuses.
     """
 
     name: str
@@ -187,6 +189,7 @@ class Analysis:
     also: tuple[Analysis, ...] = ()
     check: Callable[..., None] | None = None
     picture: Any = None
+    null: str = ""
 
     @functools.cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:

@@ -98,7 +98,7 @@ def of_runs(result: FeatureFile) -> list[dict[str, Any]]:
 def _summary(claims: Sequence[Claim]) -> dict[str, Any]:
     verdicts, reasons, needed = [], [], []
     for claim in claims:
-        verdicts.append(_verdict(claim))
+        verdicts.append(verdict_of(claim))
         reasons.append(claim.because)
         if not math.isnan(claim.needs):
             needed.append(claim.needs)
@@ -107,10 +107,10 @@ def _summary(claims: Sequence[Claim]) -> dict[str, Any]:
     return dict(zip(COLUMNS, [verdict, because, max(needed, default=None)], strict=True))
 
 
-def _verdict(claim: Claim) -> str:
+def verdict_of(claim: Claim) -> str:
     """Return the verdict of a claim, with what it is held against.
 
-    >>> _verdict(Claim("right", 0.51, 0.47, 0.55, Reference("chance", 0.5), 600))
+    >>> verdict_of(Claim("right", 0.51, 0.47, 0.55, Reference("chance", 0.5), 600))
     'not decided against chance'
     """
     if claim.verdict == NOT_DECIDED:

@@ -31,6 +31,7 @@ _CONTROL = re.compile(
 _SIMILAR = str.maketrans("─━═│┃║–—−…×‘’“”", "---|||---.x''\"\"") | {ord("τ"): "tau"}
 _quiet = False
 _verbose = False
+_mute = threading.local()  # of the thread that repeats work, not of one that shows its progress
 _reserved: TextIO | None = None  # for data, while descriptor 1 is standard error
 _began = time.monotonic()
 _seconds: dict[str, float] = {}  # that each stage took
@@ -79,6 +80,20 @@ def set_verbose(verbose: bool) -> None:
     _seconds.clear()
 
 
+@contextlib.contextmanager
+def muted() -> Iterator[None]:
+    """Show no notes, warnings and progress of work that repeats what already said them."""
+    _mute.is_on = True
+    try:
+        yield
+    finally:
+        _mute.is_on = False
+
+
+def _is_muted() -> bool:
+    return getattr(_mute, "is_on", False)
+
+
 def is_verbose() -> bool:
     """Whether details are shown."""
     return _verbose
@@ -119,7 +134,7 @@ def write_line(text: str) -> None:
 
 def note(text: str) -> None:
     """Write a note, unless the user asked for quiet."""
-    if not _quiet:
+    if not _quiet and not _is_muted():
         write_line(f"clipkit: {text}")
 
 
@@ -135,13 +150,14 @@ def note_spellings(where: str, names: Iterable[str]) -> None:
 
 def detail(text: str) -> None:
     """Write a note that only a user who asked for details reads."""
-    if _verbose:
+    if _verbose and not _is_muted():
         write_line(f"clipkit: {text}")
 
 
 def warn(text: str) -> None:
     """Write a warning about something that may affect a result."""
-    write_line(f"clipkit: warning: {text}")
+    if not _is_muted():
+        write_line(f"clipkit: warning: {text}")
 
 
 @contextlib.contextmanager
@@ -208,7 +224,7 @@ def progress(
     """
     counter = _Counter(unit, start)
     with stage(what):
-        if _quiet:
+        if _quiet or _is_muted():
             yield lambda *_: None
         elif sys.stderr.isatty():
             with _terminal_bar(what, counter) as update:

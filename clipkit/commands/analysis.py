@@ -29,11 +29,17 @@ def command_of(analysis: Analysis) -> Callable[..., None]:
         _ask(analysis, report, values)
 
     report = inspect.Parameter("report", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Report)
-    parameters = [_as_words(analysis, parameter) for parameter in analysis.arguments.values()]
-    command.__signature__ = inspect.Signature([report, *parameters])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [report, *words_of(analysis)]
+    )
     command.__doc__ = analysis.measure.__doc__
     command.analysis = analysis  # type: ignore[attr-defined]
     return command
+
+
+def words_of(analysis: Analysis) -> list[inspect.Parameter]:
+    """Return the parameters of a question as its command line gives them."""
+    return [_as_words(analysis, parameter) for parameter in analysis.arguments.values()]
 
 
 def _as_words(analysis: Analysis, parameter: inspect.Parameter) -> inspect.Parameter:
@@ -61,6 +67,19 @@ def _parameter(
 
 def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
     """Read the files that a command line names, answer the question, and show the answer."""
+    values, seeds = check_words(analysis, report, values)
+    answers = _answers(analysis, values, seeds)
+    if len(seeds) > 1:
+        report.show_seeds(seeds, (answer.result for answer in answers if answer.result))
+        return
+    (answer,) = answers
+    report.for_seed(seeds[0]).show(answer)
+
+
+def check_words(
+    analysis: Analysis, report: Report, values: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], Sequence[int | str]]:
+    """Refuse words of a command line that no file can make right; return its values and seeds."""
     for name, record in analysis.files.items():
         is_replaced = isinstance(record, Input) and values.get(record.unless) is not None
         if is_replaced and values[name] == "-":
@@ -71,12 +90,7 @@ def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
     report.check_output(*_names_of_inputs(analysis, values), seeds=seeds)
     if analysis.check is not None:
         analysis.check(report=report, **{name: values[name] for name in analysis.parameters})
-    answers = _answers(analysis, values, seeds)
-    if len(seeds) > 1:
-        report.show_seeds(seeds, (answer.result for answer in answers if answer.result))
-        return
-    (answer,) = answers
-    report.for_seed(seeds[0]).show(answer)
+    return values, seeds
 
 
 def _refuse_text(value: str, option: str) -> None:
@@ -116,16 +130,21 @@ def _answers(
     at_seed = functools.partial(name_by_seed, names)
     for _, group in itertools.groupby(seeds, at_seed):
         sharing = list(group)
-        with _opened(analysis, values, sharing) as files:
+        with opened(analysis, values, sharing) as files:
             for seed in sharing:
-                given = {name: values[name] for name in analysis.parameters} | files
-                if isinstance(values.get("seed"), list):
-                    given["seed"] = seed
-                yield analysis.ask(given)
+                yield analysis.ask(values_at(analysis, values, seed) | files)
+
+
+def values_at(analysis: Analysis, values: Mapping[str, Any], seed: int | str) -> dict[str, Any]:
+    """Return the values of all parameters with one of the seeds; files are still names."""
+    given = {name: values[name] for name in analysis.parameters}
+    if isinstance(values.get("seed"), list):
+        given["seed"] = seed
+    return given
 
 
 @contextlib.contextmanager
-def _opened(
+def opened(
     analysis: Analysis, values: Mapping[str, Any], seeds: Sequence[int | str]
 ) -> Iterator[dict[str, FeatureFile | list[FeatureFile] | None]]:
     """Open the files of a command line; several seeds read them into memory if they are small."""
@@ -133,7 +152,7 @@ def _opened(
     from clipkit.base.matrices import BlockMatrix
 
     files: dict[str, FeatureFile | list[FeatureFile] | None] = {}
-    with contextlib.ExitStack() as opened:
+    with contextlib.ExitStack() as stack:
 
         def open_one(name: str, path: str) -> FeatureFile:
             source = features.open_file(
@@ -141,7 +160,7 @@ def _opened(
                 kinds=analysis.kinds_of(name, has_texts=has_texts),
                 swapped=_partner(analysis, values, name),
             )
-            return opened.enter_context(source)
+            return stack.enter_context(source)
 
         has_texts = bool(analysis.pairing) and values[TEXTS] is not None
         texts = open_one(TEXTS, values[TEXTS]).in_memory() if has_texts else None

@@ -112,4 +112,5 @@ ANALYSIS = Analysis(
     claims=_claim,
     topic="Models",
     explanation=EXPLANATION,
+    null="pairs",
 )

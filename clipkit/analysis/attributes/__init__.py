@@ -283,4 +283,5 @@ ANALYSIS = Analysis(
     findings=_find,
     explanation=_explain,
     panel=UNDERSTAND,
+    null="attributes",
 )

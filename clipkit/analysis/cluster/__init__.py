@@ -76,4 +76,5 @@ ANALYSIS = Analysis(
     needs="split k ari",
     claims=_claim,
     topic="Clusters",
+    null="labels",
 )

@@ -142,4 +142,5 @@ ANALYSIS = Analysis(
     topic="Groups",
     panel=UNDERSTAND,
     explanation=EXPLANATION,
+    null="attributes",
 )

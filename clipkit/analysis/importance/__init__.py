@@ -148,4 +148,5 @@ ANALYSIS = Analysis(
     findings=_find,
     needs="cost low high rows",
     panel=UNDERSTAND,
+    null="labels",
 )

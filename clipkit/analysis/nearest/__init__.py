@@ -74,4 +74,5 @@ ANALYSIS = Analysis(
     "Which images are most similar to a prompt or an image?",
     nearest,
     columns=COLUMNS,
+    null="labels",
 )

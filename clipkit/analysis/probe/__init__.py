@@ -327,4 +327,5 @@ ANALYSIS = Analysis(
     findings=_find,
     needs="acc1 acc1_low acc1_high",
     check=_check,
+    null="labels",
 )

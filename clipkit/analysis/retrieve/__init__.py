@@ -154,4 +154,5 @@ ANALYSIS = Analysis(
     needs="split k recall queries recall_null",
     topic="Captions",
     check=check_controls,
+    null="pairs",
 )

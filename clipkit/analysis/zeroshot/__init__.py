@@ -123,4 +123,5 @@ ANALYSIS = Analysis(
     claims=_claim,
     findings=_find,
     needs="acc1 acc1_low acc1_high",
+    null="labels",
 )

@@ -1,0 +1,196 @@
+"""`clipkit null`: verdicts of shuffled inputs beside those of the inputs as they are."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from shell import fails, ok
+
+from clipkit import features
+from clipkit.analysis.shuffling import Shuffle
+from clipkit.features import FeatureFile, History, Split
+
+ROWS, RUNS = 200, 30
+MODEL = {"name": "m", "digest": "sha256:1", "weights": "sha256:2", "logit_scale": 100.0}
+FEW = 0.2  # of RUNS; a verdict of 2.5 % is said in more with a probability of 1e-4
+
+
+def images(seed=0):
+    """Return images whose first feature is their class, in two splits."""
+    random = np.random.RandomState(seed)
+    file = FeatureFile("images", History([{"command": "embed", "model": dict(MODEL)}]))
+    file.class_names = ["a", "b"]
+    for name in ("train", "test"):
+        labels = random.randint(2, size=ROWS)
+        values = random.standard_normal((ROWS, 8)).astype(np.float32)
+        values[:, 0] += 4 * labels
+        file.splits[name] = Split(values, labels, [f"{name}/{row}" for row in range(ROWS)])
+    return file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("null")
+    file = images()
+    features.write(str(folder / "img.h5"), file)
+    lines = ["id\tlight"]
+    for split in file.splits.values():
+        lines += [f"{i}\t{'ab'[k]}" for i, k in zip(split.ids, split.labels, strict=True)]
+    (folder / "table.tsv").write_text("\n".join([*lines, ""]))
+    random = np.random.RandomState(1)
+    test = file.splits["test"]
+    texts = FeatureFile("texts", History([{"command": "textembed", "model": dict(MODEL)}]))
+    texts.features = test.features + random.standard_normal((ROWS, 8)).astype(np.float32) / 4
+    texts.texts = [f"caption {row}" for row in range(ROWS)]
+    texts.class_index, texts.class_names = np.arange(ROWS), test.ids
+    features.write(str(folder / "captions.h5"), texts)
+    return folder
+
+
+def ask(*words, runs=RUNS):
+    rows = json.loads(ok("null", runs, *words, "--format", "json").stdout)
+    return {row["verdict"]: row for row in rows}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["probe", "img.h5"],
+        ["retrieve", "img.h5", "captions.h5", "--split", "test", "-k", "1"],
+        ["nearest", "img.h5"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_is_there_is_said_of_the_inputs_and_rarely_of_shuffled_ones(words, folder):
+    command, *others = words
+    others = [folder / word if word.endswith(".h5") else word for word in others]
+    found = ask(command, *others)
+    above = found["above chance"]
+    assert above["real"] >= 1
+    assert above["null"] <= FEW
+    assert above["any_low"] <= above["any"] <= above["any_high"]
+    assert found["not decided against chance"]["null"] >= 1 - 2 * FEW
+
+
+def test_attributes_are_learned_only_from_the_images_that_have_them(folder):
+    features.write(str(folder / "plain.h5"), without_classes(), force=True)
+    control = without_classes()
+    for split in control.splits.values():
+        split.features = np.random.RandomState(5).standard_normal((ROWS, 8)).astype(np.float32)
+    control.history = History(
+        [{"command": "embed", "model": {**MODEL, "weights": "sha256:3", "untrained": 0}}]
+    )
+    features.write(str(folder / "control.h5"), control, force=True)
+    of_files = [folder / "plain.h5", "--table", folder / "table.tsv", "--attribute", "light"]
+    found = ask("attributes", *of_files, "--control", folder / "control.h5", "--random-sets", 0)
+    learned = [row for verdict, row in found.items() if verdict.startswith("learned")]
+    assert sum(row["real"] for row in learned) == 1
+    assert sum(row["null"] for row in learned) <= FEW
+
+
+def test_a_seed_gives_the_same_and_no_file_is_written(folder):
+    before = sorted(folder.iterdir())
+    words = ["probe", folder / "img.h5", "--format", "tsv"]
+    first, again = (ok("null", "--seed", 3, 5, *words).stdout for _ in range(2))
+    assert first == again
+    assert first.startswith("verdict\treal\tnull\tany\tany_low\tany_high\n")
+    assert sorted(folder.iterdir()) == before
+    assert "-o" in fails("null", 5, "probe", folder / "img.h5", "-o", "x.h5", exit_code=2)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["variance", "img.h5"], "variance: no verdicts to try on shuffled inputs"),
+        (["nothing", "img.h5"], "unknown question 'nothing'"),
+        (["embed", "img.h5"], "unknown question 'embed'"),
+        (
+            ["probe", "img.h5", "--shots", "5", "--seed", "1,2"],
+            "expected one --seed behind probe, got 2",
+        ),
+    ],
+)
+def test_what_has_no_verdicts_is_refused_in_one_line(words, said, folder):
+    words = [folder / word if word.endswith(".h5") else word for word in words]
+    (line,) = fails("null", 5, *words, exit_code=2).splitlines()
+    assert said in line
+
+
+def test_a_question_that_claims_nothing_of_the_files_is_refused(folder):
+    features.write(str(folder / "none.h5"), without_classes(), force=True)
+    (line,) = fails("null", 2, "nearest", folder / "none.h5").splitlines()
+    assert "nearest claims nothing of these files" in line
+
+
+def test_clusters_that_an_option_names_are_those_of_a_file(folder):
+    file = images()
+    clusters = np.arange(ROWS) // 4
+    lines = ["id\tpatient"]
+    for name, split in file.splits.items():
+        lines += [f"{i}\t{name}{k}" for i, k in zip(split.ids, clusters, strict=True)]
+        split.labels = np.random.RandomState(0).randint(2, size=ROWS)[clusters]
+    (folder / "patients.tsv").write_text("\n".join([*lines, ""]))
+    features.write(str(folder / "plain-rows.h5"), file)
+    of_table = ["--table", folder / "patients.tsv", "--cluster", "patient"]
+    named = ask("probe", folder / "plain-rows.h5", *of_table)
+    for place, split in enumerate(file.splits.values()):
+        split.cluster = clusters + place * ROWS
+    features.write(str(folder / "clusters.h5"), file)
+    assert named == ask("probe", folder / "clusters.h5")
+    assert named != ask("probe", folder / "plain-rows.h5")
+
+
+def without_classes():
+    file = images()
+    file.class_names = None
+    for split in file.splits.values():
+        split.labels = None
+    return file
+
+
+def test_the_help_says_what_is_shuffled():
+    assert "Labels, attributes or pairs are shuffled" in ok("null", "--help").stdout
+    assert "--format" in ok("null", 2, "probe", "--help").stdout
+
+
+# ---- Shuffles ------------------------------------------------------------------------------------
+
+
+def test_features_move_and_labels_stay():
+    file = images()
+    shuffled = Shuffle("labels", (1, 2)).file(file)
+    for name, split in shuffled.splits.items():
+        before = file.splits[name]
+        assert (split.labels == before.labels).all()
+        assert split.ids == before.ids
+        assert (split.features != before.features).any()
+        assert sorted(split.features[:, 0]) == sorted(before.features[:, 0])
+
+
+def test_a_cluster_receives_the_features_of_one_other():
+    file = images()
+    for split in file.splits.values():
+        split.cluster = np.arange(ROWS) // 4
+        split.features = split.cluster[:, None].astype(np.float32)
+    for split in Shuffle("labels", (0,)).file(file).splits.values():
+        received = split.features[:, 0].reshape(-1, 4)
+        assert (received == received[:, :1]).all()
+        assert sorted(received[:, 0]) == list(range(ROWS // 4))
+
+
+def test_a_control_in_another_order_is_shuffled_alike_but_not_the_other_file_of_pairs():
+    file, other = images(), images()
+    rows = np.arange(ROWS)[::-1]
+    other.splits = {name: split.take(rows) for name, split in other.splits.items()}
+
+    def features_of(null):
+        found = Shuffle(null, (0,)).values({"images": file, "control": [other]})
+        first, second = found["images"].splits["test"], found["control"][0].splits["test"]
+        return first.features, second.features[rows]
+
+    first, second = features_of("attributes")
+    assert (first == second).all()
+    first, second = features_of("pairs")
+    assert (first != second).any()
