@@ -16,7 +16,7 @@ from scipy.special import softmax
 from shell import fails, ok
 
 import clipkit
-from clipkit import features
+from clipkit import datasets, features
 from clipkit.analysis import relabeling
 from clipkit.base import console
 from clipkit.embedding.copies import find_copies
@@ -295,6 +295,83 @@ def test_embed_marks_equal_images_in_all_splits(tmp_path):
     splits = features.read(tmp_path / "a.h5").splits
     of_train = dict(zip(splits["train"].ids, splits["train"].cluster, strict=True))
     assert sorted(of_train[f"cat/{n}-0.png"] for n in range(3)) == sorted(splits["test"].cluster)
+
+
+def write_scenes(folder, scenes=6, frames=4):
+    """Write images of scenes, of which the first of scenes 0 and 1 are equal, and a manifest.
+
+    Return the lines of the manifest: path, label, scene.
+    """
+    random = np.random.RandomState(0)
+    lines = []
+    equal = random.randint(0, 255, (24, 24, 3)).astype(np.uint8)
+    for scene in range(scenes):
+        (folder / f"s{scene}").mkdir(parents=True)
+        for frame in range(frames):
+            pixels = random.randint(0, 255, (24, 24, 3)).astype(np.uint8)
+            path = f"s{scene}/{frame}.png"
+            Image.fromarray(equal if scene < 2 and not frame else pixels).save(folder / path)
+            lines.append((path, f"c{scene % 2}", f"scene {scene}"))
+    text = "".join(f"{','.join(line)}\n" for line in [("path", "label", "scene"), *lines])
+    (folder / "m.csv").write_text(text)
+    return lines
+
+
+def scenes_of(file):
+    """Return the scenes, as numbers of folders, of each cluster of a file, and those of splits."""
+    of_cluster, of_split = {}, {}
+    for name, split in file.splits.items():
+        for row_id, cluster in zip(split.ids, split.cluster, strict=True):
+            scene = row_id.rpartition("/")[0]
+            of_cluster.setdefault(cluster, set()).add(scene)
+            of_split.setdefault(name, set()).add(scene)
+    return sorted(map(sorted, of_cluster.values())), of_split
+
+
+@pytest.mark.parametrize("words", [("m.csv", "scene"), (".", "folder")])
+def test_embed_joins_the_clusters_of_a_data_set_with_equal_images(words, tmp_path, monkeypatch):
+    write_scenes(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path / "photos")
+    data, cluster = words
+    done = ok("embed", data, "--cluster", cluster, "--model", "tiny", "-o", tmp_path / "a.h5")
+    assert "24 images, 5 independent: by the clusters of the data set and equal" in done.stderr
+    file = features.read(tmp_path / "a.h5")
+    joined = [["s0", "s1"], ["s2"], ["s3"], ["s4"], ["s5"]]
+    assert scenes_of(file)[0] == joined
+    assert file.history[0]["dataset"]["cluster"] == cluster
+
+
+def test_split_off_keeps_the_clusters_of_a_data_set_whole(tmp_path):
+    write_scenes(tmp_path / "photos")
+    for path in (tmp_path / "photos").glob("s[01]/0.png"):
+        Image.new("RGB", (24, 24), "red" if "s0" in str(path) else "blue").save(path)
+    embed = ("embed", tmp_path / "photos" / "m.csv", "--cluster", "scene", "--model", "tiny")
+    # of some images, the numbers of the clusters have gaps
+    embed += ("--limit", 20, "-o")
+    ok(*embed, tmp_path / "a.h5", "--split-off", "test=0.3,val=0.2")
+    ok(*embed, tmp_path / "whole.h5")
+    ok("split", tmp_path / "whole.h5", "--test", 0.3, "--val", 0.2, "-o", tmp_path / "b.h5")
+    of_split = scenes_of(features.read(tmp_path / "a.h5"))[1]
+    assert sum(map(len, of_split.values())) == len(set().union(*of_split.values())) == 6
+    assert scenes_of(features.read(tmp_path / "b.h5"))[1] == of_split
+
+
+def test_an_image_without_a_cluster_is_alone_and_one_cluster_of_all_is_refused(tmp_path):
+    write_scenes(tmp_path, scenes=3, frames=2)
+    (tmp_path / "m.csv").write_text("path,scene\ns1/1.png,a\ns2/0.png,\ns0/1.png,a\ns2/1.png,\n")
+    numbers = datasets.load(tmp_path / "m.csv", cluster="scene").splits["all"].cluster
+    assert numbers[0] == numbers[2]
+    assert len(set(numbers)) == 3
+    (tmp_path / "m.csv").write_text("path,scene\ns1/1.png,a\ns2/0.png,a\n")
+    for data, column, message in (
+        ("m.csv", "scene", "m.csv: scene: expected at least 2 clusters of images, got 1"),
+        ("m.csv", "x", "expected a column 'x'"),
+        ("s1", "folder", "s1: expected at least 2 clusters"),
+    ):
+        line = fails("embed", tmp_path / data, "--cluster", column, "--model", "tiny")
+        assert message in line
+    line = fails("embed", tmp_path / "s1", "--cluster", "scene", "--model", "tiny", exit_code=2)
+    assert "cluster: expected a manifest" in line
 
 
 def test_rows_that_are_all_equal_or_coincide_by_chance_are_no_copies():

@@ -93,6 +93,34 @@ def test_columns_stand_closer_where_that_makes_a_table_fit(monkeypatch, capsys):
         assert max(map(cell_len, lines)) <= width
 
 
+def test_a_table_that_does_not_fit_is_continued_below_with_its_first_column(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    numbers = {f"number{i:02}": f"{i}.0 ({i}.1–{i}.9)" for i in range(12)}
+    rows = [{"name": name, **numbers, "difference": 0.5} for name in ("first", "second")]
+    rows[0] |= {f"number{i:02}": "-" for i in range(12)}
+    rows[0]["difference"] = 0.25
+    tables.emit(rows, TABLE)
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert [word for word in words_of(text) if word == "second"] == ["second"] * text.count("name")
+    assert text.count("name") > 1
+    assert all(text.count(name) == 1 for name in numbers)
+
+
+def test_the_interval_of_a_difference_stands_below_it_where_a_table_is_narrow(monkeypatch, capsys):
+    space = tables.NO_BREAK
+    cell = tables.Cell(f"-6.50{space}(-9.93{space}to{space}-3.04)")
+    rows = [{"name": name, **{f"x{i}": cell for i in range(3)}, "p": name} for name in "ab"]
+    rows[1] |= {f"x{i}": None for i in range(3)}
+    for width, lines_of_a in ((100, 1), (66, 2)):
+        monkeypatch.setenv("COLUMNS", str(width))
+        tables.emit(rows, TABLE)
+        shown = capsys.readouterr().out.splitlines()
+        assert max(map(cell_len, shown)) <= width
+        assert shown[2].count("-6.50") == shown[1 + lines_of_a].count("(-9.93 to -3.04)") == 3
+
+
 def test_one_row_that_is_too_wide_is_a_list(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "60")
     tables.emit(SWEEP[:1], TABLE)

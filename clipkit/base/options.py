@@ -240,6 +240,17 @@ SplitColumn = Annotated[
         panel=DATA_PANEL,
     ),
 ]
+ClusterColumn = Annotated[
+    str | None,
+    option(
+        "NAME",
+        "Images with the same value of this column of a manifest, or with 'folder' those of a "
+        "folder, depend on each other.",
+        "--cluster",
+        member="dataset.cluster",
+        panel=DATA_PANEL,
+    ),
+]
 EvalSplit = Annotated[str, split_option("Split to score.")]
 
 

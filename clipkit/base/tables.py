@@ -268,12 +268,12 @@ def _columns(cells: Cells, headings: Sequence[Headings]) -> list[Column]:
 
 
 def _table(columns: Sequence[Column], header: bool, is_for_people: bool) -> str:
-    """Return a table that fits the terminal, unless its longest words and numbers are wider.
+    """Return a table that fits the terminal, unless two of its columns are wider.
 
     If it is too wide, a single row becomes a list. If there are several rows, columns with one
     value in all of them stand below the table, unless the user named the columns and they fit. If
-    that does not do, titles are broken between words, then columns stand closer together, and then
-    names are broken.
+    that does not do, titles are broken between words, then columns stand closer together, then
+    an interval stands below its number and names are broken, and then columns are continued below.
     """
     if not columns:
         return "\n"
@@ -293,10 +293,40 @@ def _table(columns: Sequence[Column], header: bool, is_for_people: bool) -> str:
         if not _fits(text, width):
             text = _grid(narrow, width, header, gap)
     if not _fits(text, width):
+        narrow = list(map(_break_intervals, narrow))
+        text = _grid(narrow, width, header, 2)
+    if not _fits(text, width):
         excess = max(map(text_width, text.splitlines())) - width
         widest = max([column.least_width for column in narrow if column.is_breakable], default=0)
         text = _grid(narrow, width, header, 2, max(LONGEST_NAME, widest - excess))
+    if not _fits(text, width) and len(narrow) > 2:
+        parts = []
+        for part in _continued(narrow, width):
+            parts.append(_grid(part, width, header, 2))
+            if not _fits(parts[-1], width):
+                parts[-1] = _grid(part, width, header, 2, LONGEST_NAME)
+        text = "\n".join(parts)
     return text + _caption(shared, width)
+
+
+def _break_intervals(column: Column) -> Column:
+    """Return a column in which the interval of a difference may stand below it."""
+    return column._replace(cells=[cell.replace(f"{NO_BREAK}(", " (") for cell in column.cells])
+
+
+def _continued(columns: Sequence[Column], width: int) -> list[list[Column]]:
+    """Return tables of columns that fit a width if any do; the first column is in each of them."""
+    gap, edge = 2, 1
+    first, *others = columns
+    parts = [[first]]
+    used = edge + first.least_width + gap
+    for column in others:
+        if len(parts[-1]) > 1 and used + column.least_width + gap > width:
+            parts.append([first])
+            used = edge + first.least_width + gap
+        parts[-1].append(column)
+        used += column.least_width + gap
+    return parts
 
 
 def _fits(text: str, width: int) -> bool:

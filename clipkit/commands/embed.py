@@ -13,6 +13,7 @@ from clipkit.base.options import (
     DATA_PANEL,
     GENERATIVE_PANEL,
     RUNNING_PANEL,
+    ClusterColumn,
     LabelColumn,
     PathColumn,
     SplitColumn,
@@ -80,6 +81,7 @@ def embed(
     path_column: PathColumn = None,
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
+    cluster: ClusterColumn = None,
     limit: Annotated[
         int | None,
         option(
@@ -215,6 +217,7 @@ def embed(
             path_column=path_column,
             label_column=label_column,
             split_column=split_column,
+            cluster=cluster,
             splits=split,
             limit=limit,
             classes=classes,

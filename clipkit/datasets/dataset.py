@@ -175,12 +175,15 @@ class ImageDataset:
         The images.
     downsample : int, optional
         Larger images are made smaller when they are read: their shorter side then has this length.
+    cluster : (N,) int64 array, optional
+        The same number marks images that depend on each other, in whichever split.
     """
 
     ids: Sequence[str]
     labels: Int64 | None
     source: ImageSource
     downsample: int | None = None
+    cluster: Int64 | None = None
 
     @classmethod
     def from_files(
@@ -221,8 +224,10 @@ class ImageDataset:
     def take(self, rows: Int64) -> ImageDataset:
         """Return the data set that holds the given rows (n,), in their order."""
         labels = None if self.labels is None else self.labels[rows]
+        cluster = None if self.cluster is None else self.cluster[rows]
         ids = [self.ids[row] for row in rows]
-        return replace(self, ids=ids, labels=labels, source=self.source.take(rows))
+        source = self.source.take(rows)
+        return replace(self, ids=ids, labels=labels, source=source, cluster=cluster)
 
     def digest(self) -> str:
         """Return the SHA-256 over the ids and labels, in order."""
@@ -314,7 +319,8 @@ class Dataset:
     def split_off(self, fractions: Mapping[str, float], seed: int = 42) -> Dataset:
         """Divide the only split, or else `train`: what `clipkit embed --split-off` does.
 
-        `splitting.split` draws the same rows with the same fractions and seed.
+        `splitting.split` draws the same rows with the same fractions and seed. Clusters that the
+        data set has stay whole.
         """
         source = draws.choose_source(self.splits, None, self.name)
         rows = draws.split_rows(
@@ -322,6 +328,7 @@ class Dataset:
             fractions,
             source=source,
             seed=seed,
+            groups=self.splits[source].cluster,
             class_names=self.class_names,
             display_name=self.name,
         )

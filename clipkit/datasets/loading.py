@@ -15,6 +15,7 @@ from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.files import STREAM
 from clipkit.base.names import escape
 from clipkit.datasets import folders, manifests, remote, shards, tars
+from clipkit.datasets.clusters import FOLDER, cluster_by_folder
 from clipkit.datasets.dataset import Dataset, describe_splits
 from clipkit.datasets.images import readable_suffixes
 from clipkit.datasets.manifests import read_manifest
@@ -36,6 +37,7 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     path_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    cluster: str | None = None,
     splits: Several[str] | None = None,
     limit: int | None = None,
     classes: int | None = None,
@@ -55,6 +57,9 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
         `registry.cache_folder()` by default.
     path_column, label_column, split_column : str, optional
         The columns of a manifest; `path`, `label` and `split` by default.
+    cluster : str, optional
+        A column of a manifest, or else ``folder``: images with the same value, or in the same
+        folder, depend on each other.
     splits : sequence of str, optional
         Only these splits; all by default.
     limit : int, optional
@@ -88,7 +93,8 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
     (20, (8, 8))
     """
     names, splits = as_list(name, "name", str), as_list(splits, "splits", str)
-    data = read_source(names, SourceOptions(root, path_column, label_column, split_column))
+    options = SourceOptions(root, path_column, label_column, split_column, cluster)
+    data = read_source(names, options)
     if names[0] not in REGISTRY:
         _note_odd_classes(data.name, data.class_names)
     draw: dict[str, int] = {}
@@ -101,6 +107,8 @@ def load(  # noqa: PLR0913 (the options of `clipkit embed`)
         data = data.draw_rows(limit, seed)
         draw |= {"limit": limit, "seed": seed}
     details = {"name": data.name, **data.details}
+    if cluster is not None:
+        details["cluster"] = cluster
     if draw:
         details["draw"] = draw
     details["splits"] = describe_splits(data.splits)
@@ -118,11 +126,12 @@ class SourceOptions:
     path_column: str | None = None
     label_column: str | None = None
     split_column: str | None = None
+    cluster: str | None = None
     default_columns: Columns = manifests.DEFAULTS
 
     def columns(self) -> dict[str, Any]:
         """Return the columns that are named, by the argument of `read_manifest`."""
-        names = ("path_column", "label_column", "split_column")
+        names = ("path_column", "label_column", "split_column", "cluster")
         return drop_none({name: getattr(self, name) for name in names})
 
 
@@ -240,13 +249,17 @@ def read_source(names: Sequence[str | Path], options: SourceOptions) -> Dataset:
     dataset = f"{source.what} {escape(texts[0])}"
     if options.root is not None and source.takes != "root":
         raise UsageError(f"root: expected a named data set, got {dataset}", "leave --root out")
+    is_by_folder = options.cluster == FOLDER and source.takes != "columns"
+    if is_by_folder:
+        options = replace(options, cluster=None)
     if options.columns() and source.takes != "columns":
         option = next(iter(options.columns())).replace("_", "-")
         raise UsageError(
             f"{option}: expected a manifest, got {dataset}",
             f"leave --{option} out, or name a file that ends in {' '.join(manifests.ENDINGS)}",
         )
-    return source.read(texts, options)
+    data = source.read(texts, options)
+    return cluster_by_folder(data) if is_by_folder else data
 
 
 def _as_text(name: str | Path) -> str:

@@ -113,6 +113,7 @@ def read_manifest(
     path_column: str | None = None,
     label_column: str | None = None,
     split_column: str | None = None,
+    cluster: str | None = None,
     defaults: Columns = DEFAULTS,
 ) -> Dataset:
     """Read a manifest: a .csv, .tsv, .parquet or .jsonl file with a row for each image.
@@ -130,6 +131,8 @@ def read_manifest(
     path : str or Path
     path_column, label_column, split_column : str, optional
         Read these columns instead. A column that is named must be there.
+    cluster : str, optional
+        A column. Rows with the same value depend on each other; a row without one is alone.
     defaults : Columns
         The columns that are read otherwise, of which only `path` must be there.
 
@@ -141,8 +144,9 @@ def read_manifest(
     """
     source = str(path)
     named = drop_none({"path": path_column, "label": label_column, "split": split_column})
-    columns = defaults._replace(**named)
-    content, digest = _read_rows(source, columns, {columns.path, *named.values()})
+    columns = defaults._replace(**named, cluster=cluster or "")
+    required = {columns.path, *named.values(), *([cluster] if cluster else [])}
+    content, digest = _read_rows(source, columns, required)
     folder = Path(source).resolve().parent
     class_names, index = rename_classes(
         content.class_names, lambda: find_class_index(map(str, (folder, folder.parent)))
@@ -163,7 +167,9 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
             with file.path.open("rb") as content:
                 digest = f"sha256:{hashlib.file_digest(content, 'sha256').hexdigest()}"
             table = import_parquet(PARQUET_READER).read_table(file.path, name, columns, required)
-            table = table._replace(label=columns.label, split=columns.split)
+            table = table._replace(
+                label=columns.label, split=columns.split, cluster=columns.cluster
+            )
             return collect(table, name, unit="row", folder=folder), digest
     data = files.read_bytes(source)
     if not data.removeprefix(BOM).strip():
@@ -178,9 +184,8 @@ def _read_rows(source: str, columns: Columns, required: set[str]) -> tuple[Conte
         present, header = text_table.columns, text_table.header
         rows = _csv_rows(text_table, columns)
     check_columns(present, required, header)
-    table = Table(
-        rows, columns.split in present, columns.id in present, columns.label, columns.split
-    )
+    has_splits, has_ids = columns.split in present, columns.id in present
+    table = Table(rows, has_splits, has_ids, columns.label, columns.split, columns.cluster)
     return collect(table, name, folder=folder), files.digest(data)
 
 

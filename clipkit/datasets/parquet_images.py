@@ -538,7 +538,7 @@ def read_table(path: Path, name: str, columns: Columns, required: set[str]) -> T
         schema = pq.read_schema(path)
     check_columns(schema.names, required, name)
     check_different(schema.names, name)
-    present = [column for column in columns if column in schema.names]
+    present = [column for column in dict.fromkeys(columns) if column and column in schema.names]
     for column in present:
         _check_type(schema.field(column).type, f"{name}: {column}", is_path=column == columns.path)
     rows = _iter_rows(path, name, columns, present)

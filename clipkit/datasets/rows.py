@@ -15,6 +15,7 @@ from clipkit.base.bounds import MAX_NAMES
 from clipkit.base.errors import ClipkitError, listed, shorten
 from clipkit.base.names import escape, find_repeat
 from clipkit.datasets import remote
+from clipkit.datasets.clusters import attach_clusters
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, attach_labels, split_name
 from clipkit.datasets.labels import LabelCodes
 from clipkit.datasets.wordnet import MAX_NAME
@@ -31,6 +32,7 @@ class Columns(NamedTuple):
     label: str = "label"
     split: str = "split"
     id: str = "id"
+    cluster: str = ""  # no column
 
 
 class ColumnError(ClipkitError):
@@ -91,6 +93,7 @@ class Row(NamedTuple):
     label: Any = None
     split: Any = None
     id: Any = None
+    cluster: Any = None
 
 
 class Table(NamedTuple):
@@ -101,6 +104,7 @@ class Table(NamedTuple):
     has_ids: bool = False
     label: str = "label"  # what messages call its columns
     split: str = "split"
+    cluster: str = ""  # "" without clusters
 
 
 @dataclass
@@ -111,13 +115,15 @@ class _Split:
     paths: list[str] = field(default_factory=list)
     codes: array[int] = field(default_factory=lambda: array("i"))  # of the labels, or NO_LABEL
     places: array[int] = field(default_factory=lambda: array("I"))
+    clusters: array[int] = field(default_factory=lambda: array("i"))  # as `codes`
 
-    def add(self, row: Row, row_id: str, code: int) -> None:
+    def add(self, row: Row, row_id: str, code: int, cluster: int) -> None:
         """Add a row."""
         self.ids.append(row_id)
         self.paths.append(row.path)
         self.codes.append(code)
         self.places.append(row.place)
+        self.clusters.append(cluster)
 
 
 class Content(NamedTuple):
@@ -138,6 +144,7 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     """
     splits: dict[str, _Split] = defaultdict(_Split)
     texts = LabelCodes()
+    cluster_texts = LabelCodes()
     place_of: dict[str, int] = {}  # the first of each label
     split = UNNAMED
     for row in table.rows:
@@ -151,11 +158,15 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
         if table.has_splits:
             split = _split_of(as_text(row.split, f"{where}: {table.split}").strip(), splits, where)
         label = as_text(row.label, f"{where}: {table.label}").strip()
-        for what, text in (("a path", row.path), ("an id", row_id), ("a label", label)):
+        cluster = ""
+        if table.cluster:
+            cluster = as_text(row.cluster, f"{where}: {table.cluster}").strip()
+        checked = {"a path": row.path, "an id": row_id, "a label": label, "a cluster": cluster}
+        for what, text in checked.items():
             if len(text) > MAX_NAME:
                 expected = f"{what} of at most {MAX_NAME:,} characters"
                 raise ClipkitError(f"{where}: expected {expected}, got {len(text):,}")
-        splits[split].add(row, escape(row_id), texts.code(label))
+        splits[split].add(row, escape(row_id), texts.code(label), cluster_texts.code(cluster))
         place_of.setdefault(label, row.place)
     if not splits:
         raise ClipkitError(f"{name}: expected paths of images, got none")
@@ -165,6 +176,11 @@ def collect(table: Table, name: str, *, unit: str = "line", folder: str = "") ->
     for split, content in splits.items():
         datasets[split] = ImageDataset(content.ids, None, ImageFiles(content.paths, folder))
         codes[split] = np.frombuffer(content.codes, np.int32)
+    if table.cluster:
+        numbers: dict[str, NDArray[np.int32]] = {}
+        for split, content in splits.items():
+            numbers[split] = np.frombuffer(content.clusters, np.int32)
+        datasets = attach_clusters(datasets, numbers, f"{name}: {table.cluster}")
     labelled, class_names = attach_labels(
         datasets, codes, texts, lambda label: f"{name}, {unit} {place_of[label]}"
     )

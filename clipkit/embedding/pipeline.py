@@ -19,6 +19,7 @@ from clipkit import features, models
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
 from clipkit.base.files import STREAM, temporary_folder
+from clipkit.base.names import positions
 from clipkit.embedding.checkpoint import (
     ALL_COLUMNS,
     Checkpoint,
@@ -32,7 +33,7 @@ from clipkit.embedding.checkpoint import (
     open_to_publish,
     open_whole,
 )
-from clipkit.embedding.copies import find_copies
+from clipkit.embedding.copies import find_clusters
 from clipkit.embedding.engines import (
     Encoded,
     Engine,
@@ -405,15 +406,15 @@ class _Run:
             checkpoint.remove()  # so that the corrected command is not taken for another run
         skipped = checkpoint.skipped()
         class_names = self.dataset.class_names or None
-        copies = find_copies(checkpoint.join())
+        clusters = find_clusters(self._named_clusters(checkpoint.join()))
         for layer, columns in self.columns.items():
             name = self.outputs[layer]
             entry = self.entry(layer)
             if skipped:
                 entry["skipped"] = skipped
             splits = checkpoint.join(columns)
-            for split, clusters in copies.items():
-                splits[split].cluster = clusters
+            for split, numbers in clusters.items():
+                splits[split].cluster = numbers
             file = FeatureFile("images", features.History([entry]), splits, class_names=class_names)
             try:
                 features.write(name, file, force=self.force)
@@ -422,6 +423,15 @@ class _Run:
                     raise
         checkpoint.remove()
         return skipped
+
+    def _named_clusters(self, splits: dict[str, Split]) -> dict[str, Split]:
+        """Return splits with the clusters that the data set names, if any."""
+        for name, split in splits.items():
+            images = self.dataset.splits[name]
+            if images.cluster is not None:
+                row_of = positions(images.ids)
+                split.cluster = images.cluster[[row_of[row_id] for row_id in split.ids]]
+        return splits
 
     def _publish_last(self, part: Part, checkpoint: Checkpoint) -> list[Skipped]:
         """Publish the file unless shards are missing.
