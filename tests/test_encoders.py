@@ -519,7 +519,8 @@ def test_an_embedding_service_is_asked_again_if_it_fails(service, monkeypatch):
     assert encoder.encode_texts(["a heart"]).tolist() == [[4.0, 7.0]]
     monkeypatch.setattr(service, "failures", 6)
     line = fails(*RUN, "-m", named("service.py"), "-o", "x.h5")
-    assert "cannot encode with service, model of 2026-05: HTTP Error 503" in line
+    assert "service, model of 2026-05: cannot encode with service.py:Service" in line
+    assert "HTTP Error 503" in line
 
 
 def test_every_recipe_of_the_page_has_a_test():

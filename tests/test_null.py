@@ -139,7 +139,13 @@ def test_clusters_that_an_option_names_are_those_of_a_file(folder):
         split.cluster = clusters + place * ROWS
     features.write(str(folder / "clusters.h5"), file)
     assert named == ask("probe", folder / "clusters.h5")
-    assert named != ask("probe", folder / "plain-rows.h5")
+    shuffled = Shuffle("labels", (0,)).file(features.read(str(folder / "clusters.h5")))
+    for name, split in shuffled.splits.items():
+        before = np.asarray(file.splits[name].features)
+        of_row = {row.tobytes(): number for row, number in zip(before, clusters, strict=True)}
+        donors = np.array([of_row[row.tobytes()] for row in np.asarray(split.features)])
+        assert all(len(set(donors[clusters == one])) == 1 for one in set(clusters.tolist()))
+        assert (donors != clusters).any()
 
 
 def without_classes():
