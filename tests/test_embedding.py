@@ -439,3 +439,13 @@ def test_rows_travel_to_another_process_and_no_others_do(form, tmp_path):
     taken = pickle.loads(message)
     assert taken.source.fingerprint() == images.source.take(rows).fingerprint()
     assert np.array_equal(taken.image(3), images.image(153))
+
+
+def test_two_layers_do_not_write_one_file(tmp_path):
+    output = str(tmp_path / "o{layer}.h5")
+    names = [str(tmp_path / "o0.h5"), str(tmp_path / "o1.h5")]
+    (tmp_path / "o0.h5").write_bytes(b"")
+    embedding.check_outputs(output, names, force=True)
+    (tmp_path / "o1.h5").symlink_to("o0.h5")
+    with pytest.raises(UsageError, match="expected a file for each layer"):
+        embedding.check_outputs(output, names, force=True)

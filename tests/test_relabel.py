@@ -1,7 +1,9 @@
 """`relabel`: attributes from tables, groups of classes, shuffled labels."""
 
+import datetime
 import json
 import re
+from decimal import Decimal
 
 import factories
 import numpy as np
@@ -331,3 +333,21 @@ def test_rows_that_shapes_does_not_have_are_refused(tmp_path):
         history = [{"command": "embed", "dataset": {"name": name}}]
         source = write_feature_file(tmp_path / f"{name}.h5", attributes={"history": history})
         assert message in fails("relabel", source, *words)
+
+
+def test_parquet_columns_of_other_types_are_named(tmp_path, capsys):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet = pytest.importorskip("clipkit.features.parquet")
+    day = datetime.date(2024, 2, 29)
+    columns = {
+        "id": ["a", "b"],
+        "price": pa.array([Decimal("1.50"), None], pa.decimal128(10, 2)),
+        "day": pa.array([None, day]),
+        "box": [{"x": 1}, {"x": 2}],
+        "size": pa.array([1, 2], pa.duration("s")),
+    }
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table(columns), path)
+    cells = parquet.read_cells(path, "t.parquet")
+    assert cells == {"id": ["a", "b"], "price": [1.5, None], "day": [None, "2024-02-29"]}
+    assert "t.parquet: left out box (struct), size (duration)" in capsys.readouterr().err

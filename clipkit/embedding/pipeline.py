@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,7 +243,13 @@ def check_outputs(
     if part is not None and is_stream:
         raise UsageError(f"expected -o FILE with --part, got {_display_output(output)}")
     may_continue = part is not None or (LAYER in output and _partial(path).is_dir())
+    targets: dict[str, str] = {}
     for name in names:
+        other = targets.setdefault(os.path.realpath(name), name)
+        if other != name:
+            raise UsageError(
+                f"expected a file for each layer, got {other} and {name}: one is a link"
+            )
         check_feature_output(name, force=force or may_continue, inputs=inputs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from clipkit.base import console
 from clipkit.base.bounds import MATRICES, MAX_CLASSES, MAX_NAMES, OTHERS
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.matrices import BlockMatrix, Float32, as_float32
@@ -99,6 +101,24 @@ def _is_scalar(arrow_type: pa.DataType) -> bool:
 
 def _is_text_list(arrow_type: pa.DataType) -> bool:
     return isinstance(arrow_type, LISTS) and is_text(arrow_type.value_type)
+
+
+def _is_time(arrow_type: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_date(arrow_type) or types.is_timestamp(arrow_type) or types.is_time(arrow_type)
+    )
+
+
+def _is_cell(arrow_type: pa.DataType) -> bool:
+    """Whether a table of attributes can have a column of this type."""
+    is_other = pa.types.is_decimal(arrow_type) or _is_time(arrow_type)
+    return is_other or _is_scalar(arrow_type) or _is_text_list(arrow_type)
+
+
+def _type_name(arrow_type: pa.DataType) -> str:
+    """Return the type without its parameters: `struct` of `struct<a: int64>`."""
+    return re.split(r"[<(\[]", str(arrow_type))[0]
 
 
 def declared_features(metadata: Mapping[bytes, bytes]) -> dict[str, dict[str, Any]]:
@@ -237,13 +257,19 @@ def _check_ids(ids: list[Any], where: str) -> None:
 
 
 def read_cells(path: Path, name: str) -> dict[str, list[Any]]:
-    """Read columns of texts, numbers, truth values and lists of texts; others are left out."""
+    """Read columns of texts, numbers, truth values, lists of texts, decimals, dates and times.
+
+    Decimals become numbers, dates and times become texts. A note names the columns of other types,
+    which are left out.
+    """
     with read_errors(name):
         schema = pq.read_schema(path)
         _check_distinct(schema, name)
-        names = [
-            field.name for field in schema if _is_scalar(field.type) or _is_text_list(field.type)
-        ]
+        names = [field.name for field in schema if _is_cell(field.type)]
+        others = [field for field in schema if not _is_cell(field.type)]
+        if others:
+            kinds = [f"{field.name} ({_type_name(field.type)})" for field in others]
+            console.note(f"{name}: left out {abridged(kinds)}")
         with _open(path, schema, name, names) as file:
             return _values(file, names, name, path.stat().st_size)
 
@@ -257,8 +283,8 @@ def _open(
     """
     for column in columns:
         arrow_type = schema.field(column).type
-        is_list = not features and _is_text_list(arrow_type)
-        if not _is_scalar(arrow_type) and not is_list:
+        is_cell = not features and _is_cell(arrow_type)
+        if not _is_scalar(arrow_type) and not is_cell:
             got = value_type(arrow_type)
             raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
     texts = [column for column in columns if is_text(schema.field(column).type)]
@@ -292,7 +318,14 @@ def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> d
                 lengths = pc.binary_length(chunk.dictionary)
                 unpacked += pc.sum(lengths.take(chunk.indices)).as_py() or 0
     OTHERS.check(unpacked, size, f"{name}: texts")
-    return dict(table.to_pydict())
+    cells = {}
+    for title, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_decimal(column.type):
+            column = pc.cast(column, pa.float64())
+        elif _is_time(column.type):
+            column = pc.cast(column, pa.string())
+        cells[title] = column.to_pylist()
+    return cells
 
 
 def _check_distinct(schema: pa.Schema, name: str) -> None:
