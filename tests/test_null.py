@@ -105,7 +105,7 @@ def test_a_seed_gives_the_same_and_no_file_is_written(folder):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["variance", "img.h5"], "variance: no verdicts to try on shuffled inputs"),
+        (["entropy", "img.h5"], "entropy: no verdicts to try on shuffled inputs"),
         (["nothing", "img.h5"], "unknown question 'nothing'"),
         (["embed", "img.h5"], "unknown question 'embed'"),
         (

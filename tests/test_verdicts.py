@@ -24,6 +24,7 @@ from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.describe import description
 from clipkit.analysis.nearest.neighbours import nearest as neighbours_of
 from clipkit.analysis.results import chance, majority
+from clipkit.analysis.variance.shares import decompose
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split
 from clipkit.statistics import claims, metrics
@@ -566,6 +567,21 @@ def matching_pairs(world, random):
     return draw
 
 
+def shares_of_variance(world, random):
+    """Images whose classes are a part of their variance, or none of it in a null world."""
+    K, D = len(world.weights), random.integers(1, 30)
+    mix = random.normal(size=(D, D))
+    centres = random.normal(size=(K, D)) * (0 if world.is_null else 0.3 * random.random())
+
+    def draw(n):
+        labels = random.choice(K, n, p=world.weights)
+        file = images((centres[labels] + random.normal(size=(n, D))) @ mix, labels)
+        found = verdicts.claims_of(decompose(file))
+        return decided(found[0].verdict) if found else ""
+
+    return draw
+
+
 def is_turned(first, again):
     """Whether a group that was above the others in a prompt is below them, or the reverse."""
     return any(again.get(name, verdict) != verdict for name, verdict in first.items())
@@ -611,6 +627,7 @@ RULES = {
     "it differs more than for the control": Rule(prompts_of_control, is_turned),
     "a prompt costs accuracy": Rule(costs_of_prompts, lambda first, again: not first & again),
     "matching pairs are above a threshold": Rule(matching_pairs),
+    "an attribute explains variance": Rule(shares_of_variance),
 }
 
 

@@ -281,6 +281,33 @@ def for_several(value: float, low: float, high: float, tried: int) -> tuple[floa
     return value - wider * (value - low), value + wider * (high - value)
 
 
+def explained_sentence(claims: Sequence[Claim]) -> str:
+    """Name the attributes that explain more variance than unrelated ones, and count the others.
+
+    >>> others = Reference("unrelated attributes", 0.01)
+    >>> shares = [Claim(name, share, math.nan, math.nan, others, 100, verdict=verdict)
+    ...           for name, share, verdict in (("x", 0.2, ABOVE), ("y", 0.0, NOT_DECIDED))]
+    >>> explained_sentence(shares)
+    '1 of 2 explain more than unrelated attributes: x (20.0 %); 1 not decided'
+    """
+    above = [claim for claim in claims if claim.verdict == ABOVE]
+    above.sort(key=lambda claim: -claim.value)
+    text = f"{len(above)} of {len(claims)} explain more than unrelated attributes"
+    if above:
+        text += f": {_with_values(above)}"
+    undecided = len(claims) - len(above)
+    if undecided:
+        text += f"; {undecided} {NOT_DECIDED}"
+    return text
+
+
+def _with_values(claims: Sequence[Claim]) -> str:
+    """List what a few claims are about, with their numbers, and count the others."""
+    names = [f"{one.subject} ({_format(one.value, one.unit, 1)})" for one in claims[:NAMED]]
+    text = ", ".join(names)
+    return f"{text} and {len(claims) - NAMED} more" if len(claims) > NAMED else text
+
+
 def cost_sentence(claims: Sequence[Claim]) -> str:
     """Name the prompts whose permutation costs accuracy, and count the others.
 
@@ -293,12 +320,7 @@ def cost_sentence(claims: Sequence[Claim]) -> str:
     costly = [claim for claim in claims if claim.verdict == ABOVE]
     text = f"Permuting {len(costly)} of {len(claims)} costs accuracy"
     if costly:
-        names = [
-            f"{claim.subject} ({_format(claim.value, claim.unit, 1)})" for claim in costly[:NAMED]
-        ]
-        text += f": {', '.join(names)}"
-        if len(costly) > NAMED:
-            text += f" and {len(costly) - NAMED} more"
+        text += f": {_with_values(costly)}"
     undecided = sum(claim.verdict == NOT_DECIDED for claim in claims)
     if undecided:
         text += f"; {undecided} {NOT_DECIDED}"

@@ -143,12 +143,23 @@ def _largest_shares(rows: Sequence[Row], columns: Columns) -> list[Row]:
     return largest
 
 
+def _find(result: FeatureFile) -> list[str]:
+    """Name the attributes that explain more than unrelated ones, and count the others."""
+    from clipkit.analysis.verdicts import claims_of
+    from clipkit.statistics.claims import explained_sentence
+
+    claims = claims_of(result)
+    return [explained_sentence(claims)] if claims else []
+
+
 ANALYSIS = Analysis(
     "variance",
     "How much of the variance does each attribute explain?",
     variance,
     columns=COLUMNS,
     layout=Layout(arrange=_largest_shares),
+    findings=_find,
+    null="attributes",
     explanation=_explain,
     panel=UNDERSTAND,
 )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from clipkit.analysis.controls import Controls, check_controls, control_digests
 from clipkit.analysis.results import Row, column, make_result
 from clipkit.analysis.row_clusters import own_clusters
+from clipkit.analysis.verdicts import keep
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import BlockMatrix, Floats, Int64
@@ -35,9 +37,11 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import prompts_entry
+from clipkit.statistics.claims import ABOVE, LEVEL, NOT_DECIDED, Claim, Reference
 
 Bools = NDArray[np.bool_]
 
+UNRELATED = "unrelated attributes"
 NO_UNIQUE = {"unique": np.nan, "unique_rows": 0, "unique_null95": np.nan}
 ROWS_PER_PARAMETER = 2  # with fewer complete rows, `unique` is left empty
 MAX_VALUES = 5000  # of all attributes: a regression decomposes a matrix of this size
@@ -184,9 +188,14 @@ class Regressions:
         return self._gain(smaller, larger, self._explained_scatter(larger, along), rows, along)
 
     def null95(
-        self, smaller: Explained, larger: Explained, along: Floats | None = None, rows: Any = None
+        self,
+        smaller: Explained,
+        larger: Explained,
+        along: Floats | None = None,
+        rows: Any = None,
+        level: float = 0.95,
     ) -> Any:
-        """Return the 95 % quantile of `share` for unrelated attributes with as many values.
+        """Return a quantile of `share` for unrelated attributes with as many values.
 
         Along each principal axis of the residuals, such an attribute explains Beta(k / 2,
         (N - K) / 2). The sum over the axes is nearly Beta, too (as in Satterthwaite 1946).
@@ -207,7 +216,7 @@ class Regressions:
                 spread = (residual**2).sum() / np.trace(residual) ** 2
             spread = max(1e-9, (spread - 1 / free) * free / (free - 1))
         scale = ((a + b + 1) / spread - 1) / (a + b)
-        by_chance = (total - explained) * betaincinv(scale * a, scale * b, 0.95)
+        by_chance = (total - explained) * betaincinv(scale * a, scale * b, level)
         return self._gain(smaller, larger, explained + by_chance, rows, along)
 
     def _scatter(self, along: Floats | None) -> Any:
@@ -322,10 +331,10 @@ class Term:
         rows = self.regressions.rows_for(self.name, along)
         return self.regressions.share(*self.explained, along, rows)
 
-    def null95(self, along: Floats | None = None) -> Any:
-        """Return the 95 % quantile of that share for unrelated attributes."""
+    def null95(self, along: Floats | None = None, level: float = 0.95) -> Any:
+        """Return a quantile of that share for unrelated attributes, by default that of 95 %."""
         rows = self.regressions.rows_for(self.name, along)
-        return self.regressions.null95(*self.explained, along, rows)
+        return self.regressions.null95(*self.explained, along, rows, level)
 
 
 @checked
@@ -409,9 +418,11 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         shares = [_shares(terms, control.images, name) for control in untrained]
         _add_controls(rows, shares)
         inputs |= control_digests(untrained)
+        claims = _claims(terms)
     else:
         rows = _prompt_rows(terms, images, texts, name, null, seed)
         inputs["texts"] = texts.digest
+        claims = []
     history = images.extended_history(
         "variance",
         attributes=source,
@@ -424,7 +435,27 @@ def decompose(  # noqa: PLR0913 (the options of `clipkit variance`)
         seed=seed,
         inputs=inputs,
     )
-    return make_result(history, rows)
+    result = make_result(history, rows)
+    keep(result, claims)
+    return result
+
+
+def _claims(terms: Sequence[Term]) -> list[Claim]:
+    """Hold the share of each attribute against those of unrelated ones, for all (Bonferroni)."""
+    level = 1 - LEVEL / 2 / len(terms)
+    claims = []
+    for run, term in enumerate(terms):
+        share, largest = float(term.share()), float(term.null95(level=level))
+        if math.isnan(share) or math.isnan(largest):
+            continue
+        rows = int(term.known.sum())
+        others = Reference(UNRELATED, largest)
+        claim = Claim(term.name, share, math.nan, math.nan, others, rows, run=run, verdict=ABOVE)
+        if share <= largest:
+            why = f"some {UNRELATED} explain as much by chance"
+            claim = replace(claim, verdict=NOT_DECIDED, because=why)
+        claims.append(claim)
+    return claims
 
 
 def _read_terms(
