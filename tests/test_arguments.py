@@ -149,7 +149,7 @@ def natural(files):
 # Each works: what it returns has rows, or is of a type.
 WORKING = {
     "align, arrays": lambda n: clipkit.align([n.X, n.Y], k=3),
-    "align, one after another": lambda n: clipkit.align(n.X, "images.h5", k=3),
+    "align, one after another": lambda n: clipkit.align(n.X, n.Y, k=3),
     "align, tensors": lambda n: clipkit.align([torch.tensor(n.X).requires_grad_(), n.Y], k=3),
     "align, array of images and of texts": lambda n: clipkit.align((n.X, n.Y), k=np.int64(3)),
     "align, path and file": lambda n: clipkit.align(["images.h5", n.texts], k=3),
@@ -164,7 +164,7 @@ WORKING = {
     ),
     "random logits, array": lambda n: similarity.compute_random_logits(n.X, 4),
     "entropy, array": lambda n: clipkit.entropy(n.cosines, temperature=0.07),
-    "entropy, float16": lambda n: clipkit.entropy(n.cosines.astype(np.float16), [1, 0.07]),
+    "entropy, float16": lambda n: clipkit.entropy(n.cosines.astype(np.float16), temperature=[1, 0.07]),
     "zeroshot, one split": lambda n: clipkit.zeroshot("logits.h5", split="test"),
     "zeroshot, array": lambda n: clipkit.zeroshot(
         clipkit.from_array(
@@ -232,8 +232,8 @@ WORKING = {
     "overview": lambda n: overview.overview("images.h5"),
     "export an array": lambda n: formats.export_file("x.npz", n.X) or Path("x.npz").read_bytes(),
     "embed, folder": lambda n: embedding.embed("pictures", "d.h5", model="tiny") or "d.h5",
-    "report, one file": lambda n: report.of_files("a.h5").blocks,
-    "report, folder": lambda n: report.of_folder(".").blocks,
+    "report, one file": lambda n: report.of_files("a.h5").questions,
+    "report, folder": lambda n: report.of_folder(".").questions,
 }
 
 
@@ -406,7 +406,7 @@ REFUSED = [
         lambda n: classification.evaluate(n.cosines),
         "logits: expected prompts of the images' classes",
     ),
-    (lambda n: clipkit.zeroshot(n.logits, True), "split: expected a text, or several, got True"),
+    (lambda n: clipkit.zeroshot(n.logits, split=True), "split: expected a text, or several, got True"),
     (lambda n: clipkit.zeroshot(n.logits, top=0), "top: expected at least 1, got 0"),
     (lambda n: clipkit.zeroshot(n.logits, threshold=n.logits), "logits.h5: expected result, got"),
     (lambda n: clipkit.zeroshot("logits.h5", per_class=True, top=2), "expected rows of classes or"),
@@ -417,7 +417,7 @@ REFUSED = [
     (lambda n: clipkit.nearest(n.X, k=None), "k: expected a whole number, got None"),
     (lambda n: clipkit.cluster(n.images, k="3"), "k: expected a whole number, or several, got '3'"),
     (lambda n: clipkit.retrieve(n.images), "retrieve: missing a required argument: 'texts'"),
-    (lambda n: clipkit.entropy(n.cosines * 99, 1), "logits: expected cosines between"),
+    (lambda n: clipkit.entropy(n.cosines * 99, temperature=1), "logits: expected cosines between"),
     (lambda n: evaluation.evaluate(n.logits, "svm"), "spec: expected a ProbeSpec, got 'svm'"),
     (lambda n: evaluation.evaluate(n.logits, Cs=None), "Cs: expected a value, got None"),
     (lambda n: prediction.predict(n.X, n.images), "probe: expected a feature file or its path"),

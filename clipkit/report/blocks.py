@@ -271,11 +271,11 @@ class Page:
 
         A result on the data set is preferred.
         """
-        sources = [
-            fact.source
-            for fact in self.facts
-            if fact.source and holds_classes(self.results[fact.source])
-        ]
+        sources = []
+        for fact in self.facts:
+            result = self.results.get(fact.source)  # None for one of a control
+            if result is not None and holds_classes(result):
+                sources.append(fact.source)
         on_dataset = [name for name in sources if provenance(self.results[name]).dataset == dataset]
         for main in on_dataset + sources:
             classes = [fact.class_name for fact in self.facts if fact.source == main]
