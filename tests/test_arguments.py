@@ -164,7 +164,9 @@ WORKING = {
     ),
     "random logits, array": lambda n: similarity.compute_random_logits(n.X, 4),
     "entropy, array": lambda n: clipkit.entropy(n.cosines, temperature=0.07),
-    "entropy, float16": lambda n: clipkit.entropy(n.cosines.astype(np.float16), temperature=[1, 0.07]),
+    "entropy, float16": lambda n: clipkit.entropy(
+        n.cosines.astype(np.float16), temperature=[1, 0.07]
+    ),
     "zeroshot, one split": lambda n: clipkit.zeroshot("logits.h5", split="test"),
     "zeroshot, array": lambda n: clipkit.zeroshot(
         clipkit.from_array(
@@ -406,7 +408,10 @@ REFUSED = [
         lambda n: classification.evaluate(n.cosines),
         "logits: expected prompts of the images' classes",
     ),
-    (lambda n: clipkit.zeroshot(n.logits, split=True), "split: expected a text, or several, got True"),
+    (
+        lambda n: clipkit.zeroshot(n.logits, split=True),
+        "split: expected a text, or several, got True",
+    ),
     (lambda n: clipkit.zeroshot(n.logits, top=0), "top: expected at least 1, got 0"),
     (lambda n: clipkit.zeroshot(n.logits, threshold=n.logits), "logits.h5: expected result, got"),
     (lambda n: clipkit.zeroshot("logits.h5", per_class=True, top=2), "expected rows of classes or"),

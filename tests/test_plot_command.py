@@ -117,7 +117,7 @@ def test_a_picture_of_standard_input_goes_to_standard_output(picture, folder):
         ["temperature val.h5", "temperature val.h5 --split test"],
         ["temperature probe.h5", "temperature probe.h5 val.h5", "temperature probs.h5"],
         ["temperature grid.h5", "temperature grid.h5 --title T"],
-        ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t model"],
+        ["entropy logits.h5", "entropy logits.h5 -t 1,0.5", "entropy logits.h5 -t 2"],
         ["confidence logits.h5", "confidence logits.h5 --split train"],
         ["reliability logits.h5", "reliability logits.h5 --bins 3", "reliability logits.h5 -t 9"],
         ["entropy logits.h5", "entropy logits.h5 --size 6x4", "entropy logits.h5 --dpi 90"],
@@ -141,8 +141,8 @@ def test_options_and_files_change_the_picture(lines, folder, tmp_path):
     [
         ("clusters clusters.h5", "clusters clusters.h5 --run 0"),
         ("temperature grid.h5", "--force --split=val temperature grid.h5"),  # with several runs
-        ("entropy logits.h5", "-t 1 entropy logits.h5 --split test"),
-        ("reliability logits.h5", "reliability logits.h5 -t 1,fitted --split test --bins 15"),
+        ("entropy logits.h5", "-t model entropy logits.h5 --split test"),
+        ("reliability logits.h5", "reliability logits.h5 -t model,fitted --split test --bins 15"),
         ("logits logits.h5", "logits logits.h5 --class cat --class dog"),
         ("images digits", "images digits --root . --split test"),
     ],

@@ -279,7 +279,7 @@ class Page:
         on_dataset = [name for name in sources if provenance(self.results[name]).dataset == dataset]
         for main in on_dataset + sources:
             classes = [fact.class_name for fact in self.facts if fact.source == main]
-            return self.results[main], "".join(classes)
+            return self.results[main], next(filter(None, classes), "")
         return None, ""
 
 
