@@ -259,7 +259,7 @@ def test_the_picture_and_the_summary_have_a_band_and_a_fact_for_each_group():
     result = recalls.measure(world_of(y), words_for(3), controls=[control_of(y)])
     figure, _ = draw_attributes(result)
     assert NO_WORDS in [text.get_text() for text in figure.axes[0].texts]
-    assert figure.get_suptitle() == f"1 of 1 attribute {NO_WORDS}"
+    assert figure.get_suptitle() == f"1 of 1 {NO_WORDS}"
     facts = {fact.name.lower(): fact.text for fact in answer(result)}
     said = {"attributes": f"1 of 1 attribute {NO_WORDS}.", NO_WORDS: f"class ({FEW_OTHERS})"}
     assert facts == said

@@ -139,7 +139,7 @@ def page(thesis_results, tmp_path_factory):
     table.write_text(HEADER + "\n".join(rows))
     control = thesis_results.with_name("tiny-clip-untrained7-digits")
     text = ok("report", thesis_results, "--control", control, "--expected", table).stdout
-    return tables(text.partition("## Published figures")[2].partition("\n## ")[0])
+    return tables(text.partition("## Published figures")[2].partition("\n##")[0])
 
 
 def assert_close(label, cell, expected):

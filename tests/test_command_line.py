@@ -146,7 +146,9 @@ def test_the_help_groups_the_commands():
     assert list(cli.GROUPS) == ["Encode", "Measure", "Understand", "Files"]
 
 
-@pytest.mark.parametrize("command", [name for name, _ in commands()])
+@pytest.mark.parametrize(
+    "command", [name for name, _ in commands() if not name.startswith("null ")]
+)
 def test_the_help_has_an_example_and_names_every_option(command):
     text = ok(*command.split(), "--help").stdout
     *_, heading, empty, example, last = text.splitlines()[:-1]
@@ -309,7 +311,7 @@ MISTYPED = (
     ("choose x.h5 y.h5 --items shapes --columns acc", "unknown column of choose 'acc'"),
     ("cluster images.h5 --attribute colour", "expected --table for --attribute, got none"),
     ("probe images.h5 --attribute colour", "expected --table for --attribute, got none"),
-    ("probe images.h5 table.csv", "got 'table.csv'; hint: see clipkit probe --help"),
+    ("probe images.h5 table.csv", "cannot read table.csv: there is no such file"),
     ("logits texts.h5 images.h5", "hint: swap the two: images.h5 holds the images"),
     ("probe x.h5 -C 1;10", "got '1;10'; hint: separate several by commas: 1,10"),
 )

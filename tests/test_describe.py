@@ -157,7 +157,8 @@ def test_frames_of_a_video_are_permuted_together(tmp_path):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["equal", "1 to 20", "one large"])
 def test_classes_drawn_by_video_are_described_in_5_percent_of_worlds(kind, tmp_path):
-    assert 0.02 <= share_below_5_percent(400, kind, tmp_path)[1] <= 0.08
+    least = 0 if kind == "one large" else 0.02  # t counts clusters: few decide
+    assert least <= share_below_5_percent(400, kind, tmp_path)[1] <= 0.08
 
 
 def test_groups_and_clusters_are_attributes_of_one_table(tmp_path):

@@ -165,7 +165,7 @@ def test_make_knows_every_line_that_a_page_gives_it(tmp_path):
     lines = [
         line
         for page in PAGES
-        for line in re.findall(r"^ *(make .+)$", page.read_text(), re.MULTILINE)
+        for line in re.findall(r"^ *(make (?!-C study).+)$", page.read_text(), re.MULTILINE)
     ]
     assert len(lines) > 9
     for line in lines:

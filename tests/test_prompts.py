@@ -763,7 +763,7 @@ def test_a_root_belongs_to_a_named_data_set(tmp_path):
     line = fails("textembed", "--classes", "cifar10", *words)
     assert f"cannot read cifar10 in {tmp_path}" in line
     line = fails("textembed", tmp_path / "names.txt", *words, exit_code=2)
-    assert "expected --classes with --template, --readable or --root, got none" in line
+    assert "expected --classes with --root, got none" in line
     line = fails("textembed", "--classes", tmp_path / "names.txt", *words, exit_code=2)
     assert "root: expected a named data set, got" in line
 
