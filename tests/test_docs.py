@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from factories import write_photos
 from shell import shell
 from typer.main import get_command
 
@@ -148,16 +148,9 @@ def test_other_commands_run_on_what_is_at_hand(page, programs, tmp_path):
 
 def make_photos(folder):
     """Make photos of two classes, and a table of attributes as a spreadsheet writes it."""
-    lines = ["filename;colour"]
-    for number in range(40):
-        colour = ("red", "blue")[number % 2]
-        image = Image.new("RGB", (40, 30), colour)
-        image.putpixel((number, 0), (255, 255, 255))
-        path = folder / "photos" / ("cat" if number < 20 else "dog") / f"IMG_{number:04}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-        lines.append(f"IMG_{number:04};{colour}")
-    (folder / "table.csv").write_text("\n".join(lines))
+    rows = write_photos(folder / "photos")
+    lines = [f"{name};{colour}" for name, colour in rows]
+    (folder / "table.csv").write_text("\n".join(["filename;colour", *lines]))
 
 
 @pytest.mark.long

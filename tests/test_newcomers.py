@@ -6,7 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
-from PIL import Image
+from factories import write_photos
 from shell import clipkit, ok
 
 
@@ -15,14 +15,8 @@ def world(tmp_path_factory):
     """A folder of photos, what the bundled model makes of them, and tables."""
     folder = tmp_path_factory.mktemp("newcomers")
     lines = ["filename,colour,size"]
-    for number in range(40):
-        colour = ("red", "blue")[number % 2]
-        image = Image.new("RGB", (40, 30), colour)
-        image.putpixel((number, 0), (255, 255, 255))
-        path = folder / "photos" / ("cat" if number < 20 else "dog") / f"IMG_{number:04}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path)
-        lines.append(f"IMG_{number:04},{colour},{('small', 'large')[number // 3 % 2]}")
+    for number, (name, colour) in enumerate(write_photos(folder / "photos")):
+        lines.append(f"{name},{colour},{('small', 'large')[number // 3 % 2]}")
     (folder / "table.csv").write_text("\n".join(lines))
     (folder / "words.tsv").write_text("colour: red\ta red thing\ncolour: blue\ta blue thing\n")
     (folder / "noheader.csv").write_text("cat,a small cat\ndog,a big dog\n")

@@ -96,10 +96,10 @@ def test_the_share_of_a_random_attribute_is_0_on_average_and_beta_distributed():
     assert np.mean(draws) == pytest.approx(0, abs=3e-4)
     model = regression(column, RNG.integers(0, 5, 2000))
     none, attribute = model.explained([]), model.explained(["a"])
-    null95 = model.null95(none, attribute)
+    null95 = model.null_quantile(none, attribute)
     expected = stats.beta(2, 997.5).ppf(0.95)
     assert 1 - (1 - null95) * 1995 / 1999 == pytest.approx(expected, rel=1e-9)
-    assert model.null95(none, attribute, np.ones((1, 1))) == pytest.approx(null95, abs=1e-12)
+    assert model.null_quantile(none, attribute, np.ones((1, 1))) == pytest.approx(null95, abs=1e-12)
 
 
 @pytest.mark.long
@@ -107,7 +107,7 @@ def test_the_null_of_whole_embeddings_is_that_of_shuffled_values():
     X = RNG.standard_normal((400, 5)) * [6, 3, 2, 1, 1]
     codes = np.arange(400) % 4
     model = regression(X, codes)
-    null95 = model.null95(model.explained([]), model.explained(["a"]))
+    null95 = model.null_quantile(model.explained([]), model.explained(["a"]))
     shuffled = [share_of(X, RNG.permutation(codes)) for _ in range(1000)]
     assert null95 == pytest.approx(np.quantile(shuffled, 0.95), rel=0.15)
 
@@ -124,7 +124,7 @@ def test_one_random_column_in_twenty_exceeds_the_null_of_what_it_alone_explains(
         random = np.where(RNG.random(n) < 0.5, a, RNG.integers(0, 3, n))
         model = regressions(X, a=a, b=b, random=random)
         others, every = model.explained(["a", "b"]), model.explained(["a", "b", "random"])
-        above.append(model.share(others, every) > model.null95(others, every))
+        above.append(model.share(others, every) > model.null_quantile(others, every))
     assert 0.02 < np.mean(above) < 0.085
 
 
@@ -250,7 +250,7 @@ def test_one_random_number_in_twenty_exceeds_its_null():
         X = generator.standard_normal((200, 8)) * [3, 2, 1, 1, 1, 0.5, 0.5, 0.5]
         model = regression(X, generator.standard_t(5, 200))
         none, number = model.explained([]), model.explained(["a"])
-        above.append(model.share(none, number) > model.null95(none, number))
+        above.append(model.share(none, number) > model.null_quantile(none, number))
     assert 0.025 < np.mean(above) < 0.085
 
 

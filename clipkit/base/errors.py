@@ -105,11 +105,9 @@ def unknown(what: str, name: str, known: Iterable[str], others: Iterable[str] = 
     """
     names = list(known)
     compared = [*dict.fromkeys([*names[:MAX_COMPARED], *others])]
-    nearest = meant_by(name, compared)
-    if not nearest:
-        nearest = difflib.get_close_matches(name, compared, n=3, cutoff=0.6)
-    if nearest:
-        return UsageError(f"unknown {what} {name!r}", f"did you mean {' or '.join(nearest)}?")
+    meant = _did_you_mean(name, compared)
+    if meant:
+        return UsageError(f"unknown {what} {name!r}", meant)
     if not names:
         return UsageError(f"unknown {what} {name!r}", "there is none")
     return UsageError(f"unknown {what} {name!r}", f"known: {listed(sorted(names), MAX_LISTED)}")
@@ -121,12 +119,13 @@ def unknown_option(name: str, known: Sequence[str], hint: str) -> UsageError:
     >>> unknown_option("--n_clusters", ["-k", "--seed"], "see clipkit cluster --help").hint
     'did you mean -k?'
     """
-    nearest = meant_by(name, known)
-    if not nearest:
-        nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
-    if nearest:
-        hint = f"did you mean {' or '.join(nearest)}?"
-    return UsageError(f"No such option: {name}", hint)
+    return UsageError(f"No such option: {name}", _did_you_mean(name, known) or hint)
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return the hint that names what is meant or written similarly; "" if nothing is."""
+    nearest = meant_by(name, known) or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(nearest)}?" if nearest else ""
 
 
 def listed(names: Sequence[str], most: int) -> str:

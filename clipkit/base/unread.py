@@ -7,7 +7,6 @@ check needs Linux.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import stat
 from pathlib import Path
@@ -29,6 +28,8 @@ def holds_unread_file() -> bool:
 
 def _peek(count: int) -> bytes:
     """Return the first bytes of a pipe, at most `count`, and leave them there."""
+    import ctypes  # slow to load, and only for a pipe
+
     end, start = os.pipe()
     try:
         copied = ctypes.CDLL(None).tee(STDIN, start, count, SPLICE_F_NONBLOCK)

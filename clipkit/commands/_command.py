@@ -7,7 +7,6 @@ import copy
 import functools
 import inspect
 import re
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from clipkit.analysis.question import TEXTS
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import UsageError
 from clipkit.base.options import expand_groups, options_of
 from clipkit.commands._options import with_settings, with_typer
@@ -154,7 +153,7 @@ class ClipkitCommand(TyperCommand):
         ending = Path(extra).suffix.lower()
         outputs = [one for one in self.params if "--output" in one.opts]
         if ending in PICTURES and outputs:
-            return f"to write it: -o {shlex.quote(extra)}"
+            return f"to write it: -o {suggestions.command(extra)}"
         if ending in FEATURE_ENDINGS or Path(extra).exists():
             return ""
         place = args.index(extra)
@@ -165,7 +164,7 @@ class ClipkitCommand(TyperCommand):
         for record in options.values():
             if start < place - 1 and record.has_commas and args[start] in record.names:
                 values = ",".join(args[start + 1 : place + 1])
-                return f"separate several by commas: {args[start]} {shlex.quote(values)}"
+                return f"separate several by commas: {args[start]} {suggestions.command(values)}"
         return ""
 
     def get_params(self, ctx: Any) -> list[Any]:

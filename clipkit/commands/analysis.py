@@ -6,7 +6,6 @@ import contextlib
 import functools
 import inspect
 import itertools
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.analysis.question import TEXTS, Analysis, Answer, Input, record_of, type_of_files
+from clipkit.base import suggestions
 from clipkit.base.errors import UsageError, quote
 from clipkit.base.options import SEED_FIELD, Option, parse_seeds
 from clipkit.commands._options import Report, name_by_seed
@@ -98,7 +98,7 @@ def _refuse_text(value: str, option: str) -> None:
     is_sentence = any(map(str.isspace, value)) and not Path(value).exists()
     if is_sentence:
         message = f"expected a feature file, got the text {quote(value)}"
-        raise UsageError(message, f"to search for a text: {option} {shlex.quote(value)}")
+        raise UsageError(message, f"to search for a text: {option} {suggestions.command(value)}")
 
 
 def _seeds_of(values: Mapping[str, Any]) -> Sequence[int | str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipkit.base.console import count
 from clipkit.base.errors import unknown
 from clipkit.commands._options import Format, NoHeader
 
@@ -20,8 +21,8 @@ def _bundled(kind: str, noun: str) -> Described:
     from clipkit.prompts import bundled
 
     for name, path in bundled.list_files(kind).items():
-        count = sum(bool(line.strip()) for line in _lines(path))
-        yield name, f"1 {noun}" if count == 1 else f"{count} {noun}s"
+        lines = sum(bool(line.strip()) for line in _lines(path))
+        yield name, count(lines, noun)
 
 
 def _lines(path: Path) -> Sequence[str]:

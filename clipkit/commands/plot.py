@@ -10,7 +10,6 @@ import contextlib
 import functools
 import inspect
 import itertools
-import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.analysis.question import TEXTS, WITH_TEXTS
+from clipkit.base import suggestions
 from clipkit.base.errors import ClipkitError, InputError, UsageError, unknown
 from clipkit.base.options import OUTPUT_PANEL, option, options_of
 from clipkit.commands import _completion as completion
@@ -169,7 +169,7 @@ class PlotGroup(CommandGroup):
         if args[0] not in pictures and not ctx.resilient_parsing:  # parsed for completion
             if Path(args[0]).is_dir() or args[0] in REGISTRY:
                 message = f"expected a picture or a feature file, got {args[0]}"
-                hint = f"to draw its images: clipkit plot images {shlex.quote(args[0])}"
+                hint = f"to draw its images: clipkit plot images {suggestions.command(args[0])}"
                 raise UsageError(message, hint)
             raise unknown("plot", args[0], pictures)
         return super().resolve_command(ctx, args)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipkit.base import suggestions
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.options import OUTPUT_PANEL, option
 from clipkit.commands import _completion as completion
@@ -60,7 +60,7 @@ def start(
                 file.write(text)
     except OSError as error:
         raise ClipkitError(f"cannot write {output}: {error.strerror}") from error
-    quoted = shlex.quote(output)
+    quoted = suggestions.command(output)
     typer.echo(f"make -C {quoted}                # CLIP ViT-B/32; its weights are downloaded")
     typer.echo(f"make -C {quoted} MODEL=tiny     # the bundled model, to try it")
 
@@ -94,7 +94,7 @@ def _files_of(names: Sequence[str], folder: Path) -> dict[str, str]:
 
 
 def _makefile(names: Sequence[str], embed: str, *, is_labelled: bool) -> str:
-    words = shlex.join(names).replace("$", "$$").replace("#", "\\#")
+    words = suggestions.command(*names).replace("$", "$$").replace("#", "\\#")
     text = TEMPLATE.read_text(encoding="utf-8")
     of_classes = OF_CLASSES if is_labelled else ""
     text = text.replace("@DATASET@", words).replace("@OF_CLASSES@", of_classes)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, shorten
 from clipkit.base.matrices import Int64
 from clipkit.base.names import locate
@@ -142,7 +141,7 @@ def _check_has_embeddings(file: FeatureFile) -> None:
 
 def no_model_hint(file: FeatureFile) -> str:
     """Return how the history of a file gets the name of its model."""
-    line = f"clipkit convert FEATURES {shlex.quote(file.display_name)} --model NAME --force"
+    line = f"clipkit convert FEATURES {suggestions.command(file.display_name)} --model NAME --force"
     return f"import the features again with their model: {line}"
 
 

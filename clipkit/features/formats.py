@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shlex
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.csv_rows import is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, shorten, unknown
 from clipkit.base.files import atomic_write, spool_input
@@ -418,7 +417,9 @@ def _uses(unused: Mapping[str, Any], source: str, file: FeatureFile) -> str:
             continue
         column, key = ("id", "ids") if different == len(cells) else ("label", "labels")
         group = next((f"{split}_" for split in file.splits if name.startswith(f"{split}_")), "")
-        use = f"--{column}-column {shlex.quote(name)}" if is_table else f"{group}{key} for {name}"
+        use = f"{group}{key} for {name}"
+        if is_table:
+            use = f"--{column}-column {suggestions.command(name)}"
         uses.setdefault(column, use)
     if not uses:
         return ""

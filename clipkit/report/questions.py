@@ -26,7 +26,7 @@ from clipkit.analysis.sections import (
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.console import count
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, listed
 from clipkit.base.markdown import escape
 from clipkit.base.views import of_command
 from clipkit.features.arguments import FilePath, Several, as_list
@@ -41,7 +41,6 @@ from clipkit.plots.marks import Points
 from clipkit.plots.picture import Picture as PictureRecord
 from clipkit.plots.style import Drawn
 from clipkit.plots.temperature import TEMPERATURE, draw_groups
-from clipkit.report import summary
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -62,7 +61,7 @@ from clipkit.report.markdown import format_percent
 from clipkit.report.same_images import SameImages, sum_up
 from clipkit.report.scored import Scored
 from clipkit.report.steps import settings_of_any_model
-from clipkit.report.summary import answer, of_others
+from clipkit.report.summary import answer, of_others, shared_errors
 from clipkit.report.tables import provenance_table
 from clipkit.report.ways import (
     ModelPair,
@@ -126,11 +125,10 @@ class Sections:
         self._drawings: dict[str, list[Drawing]] = {name: [] for name in SECTIONS}
         self._tables: dict[str, Table] = {}
         self._named = named
-        self.main: list[Scored] = []
         self._compare_models(groups)
         self._say_accuracies(groups)
         self._say_attributes()
-        for section, facts in summary.of_others(named).items():
+        for section, facts in of_others(named).items():
             self._facts[section] += facts
         self._draw_others()
 
@@ -207,7 +205,6 @@ class Sections:
     def _say_accuracies(self, groups: Sequence[SameImages]) -> None:
         """Say how often models are right by each way of asking, and what the main one confuses."""
         main = sum_up(groups)
-        self.main = main.results
         self._facts[RIGHT] += main.facts
         self._facts[MISTAKES] += main.lowest
         best = best_ways(groups)
@@ -227,7 +224,7 @@ class Sections:
                 Drawing(draw_classes, options),
             ]
             predictions = results.predictions(scored.file, scored.split)
-            shared = summary.shared_errors(predictions, scored.name)
+            shared = shared_errors(predictions, scored.name)
             self._facts[MISTAKES] = shared + self._facts[MISTAKES]
             table = _confusion_table(scored)
             if table is not None:
@@ -247,7 +244,7 @@ class Sections:
         found = self._attribute_results()
         name_of = {id(file): name for name, file in self._named.items()}
         for number, file in enumerate(found):
-            facts = summary.answer(file, name_of[id(file)])
+            facts = answer(file, name_of[id(file)])
             self._facts[KNOWN] += facts[: None if number == 0 else 1]
             self._drawings[KNOWN].append(Drawing(draw_attributes, [file]))
         if found:
@@ -375,9 +372,7 @@ def _draw_ways(best: Sequence[Way]) -> Drawn:
         of = way.of[-1] if len({way.of[-1] for way in best}) > 1 else " ".join(way.of[:1])
         name = " ".join(filter(None, [of * several, way.kind]))
         parts.append(f"{name} {100 * value:.1f} %")
-    title = "Right: " + ", ".join(parts[:MOST_NAMED])
-    if len(parts) > MOST_NAMED:
-        title += f" and {len(parts) - MOST_NAMED} more"
+    title = f"Right: {listed(parts, MOST_NAMED)}"
     figure = ways(names, accuracy, control_points, [way.chance for way in best], title=title)
     scored = best[0].members[0]
     return figure, results.source_label(scored.file, scored.split)

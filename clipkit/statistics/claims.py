@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clipkit.base.errors import listed
 from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
@@ -290,22 +291,7 @@ def explained_sentence(claims: Sequence[Claim]) -> str:
     >>> explained_sentence(shares)
     '1 of 2 explain more than unrelated attributes: x (20.0 %); 1 not decided'
     """
-    above = [claim for claim in claims if claim.verdict == ABOVE]
-    above.sort(key=lambda claim: -claim.value)
-    text = f"{len(above)} of {len(claims)} explain more than unrelated attributes"
-    if above:
-        text += f": {_with_values(above)}"
-    undecided = len(claims) - len(above)
-    if undecided:
-        text += f"; {undecided} {NOT_DECIDED}"
-    return text
-
-
-def _with_values(claims: Sequence[Claim]) -> str:
-    """List what a few claims are about, with their numbers, and count the others."""
-    names = [f"{one.subject} ({_format(one.value, one.unit, 1)})" for one in claims[:NAMED]]
-    text = ", ".join(names)
-    return f"{text} and {len(claims) - NAMED} more" if len(claims) > NAMED else text
+    return _name_above(claims, "{} explain more than unrelated attributes")
 
 
 def cost_sentence(claims: Sequence[Claim]) -> str:
@@ -317,10 +303,17 @@ def cost_sentence(claims: Sequence[Claim]) -> str:
     >>> cost_sentence(costs)
     'Permuting 1 of 2 costs accuracy: a dog (5.0 points); 1 not decided'
     """
-    costly = [claim for claim in claims if claim.verdict == ABOVE]
-    text = f"Permuting {len(costly)} of {len(claims)} costs accuracy"
-    if costly:
-        text += f": {_with_values(costly)}"
+    return _name_above(claims, "Permuting {} costs accuracy")
+
+
+def _name_above(claims: Sequence[Claim], words: str) -> str:
+    """Say how many numbers are above, `{}` in the words; name the largest, and count the others."""
+    above = [claim for claim in claims if claim.verdict == ABOVE]
+    above.sort(key=lambda claim: -claim.value)
+    text = words.format(f"{len(above)} of {len(claims)}")
+    if above:
+        names = [f"{claim.subject} ({_format(claim.value, claim.unit, 1)})" for claim in above]
+        text += f": {listed(names, NAMED)}"
     undecided = sum(claim.verdict == NOT_DECIDED for claim in claims)
     if undecided:
         text += f"; {undecided} {NOT_DECIDED}"
@@ -1187,15 +1180,12 @@ def unpaired_difference(
     >>> half.round(3).tolist()
     [0.071]
     """
-    from scipy.special import ndtri
-
     value_a, low_a, high_a = (np.asarray(ends, np.float64) for ends in first)
     value_b, low_b, high_b = (np.asarray(ends, np.float64) for ends in second)
     below = np.hypot(value_a - low_a, high_b - value_b)
     above = np.hypot(high_a - value_a, value_b - low_b)
-    wider = float(ndtri(1 - LEVEL / 2 / comparisons) / ndtri(1 - LEVEL / 2))
     difference = value_a - value_b
-    return difference, wider * np.where(difference > 0, below, above)
+    return difference, _widening(comparisons) * np.where(difference > 0, below, above)
 
 
 MOST_IN_TITLE = 6  # attributes of a group
@@ -1215,11 +1205,8 @@ def attributes_title(claims: Sequence[Claim], model: str) -> str:
     parts = []
     for name, members in attribute_groups(claims).items():
         names = [claim.subject for claim in members]
-        listed = ", ".join(names[:MOST_IN_TITLE])
-        if len(names) > MOST_IN_TITLE:
-            listed += f" and {len(names) - MOST_IN_TITLE} more"
         if name in said:
-            parts.append(said[name].format(model, listed))
+            parts.append(said[name].format(model, listed(names, MOST_IN_TITLE)))
         else:
             parts.append(f"{len(names)} of {len(claims)} {name}")
     return "; ".join(parts)

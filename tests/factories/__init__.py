@@ -320,3 +320,18 @@ def untrained(*files, seed=7):
                 part.features = random.standard_normal(part.features.shape).astype(np.float32)
         copies.append(copy)
     return copies
+
+
+def write_photos(folder: Path, count: int = 40) -> list[tuple[str, str]]:
+    """Write different photos of cats and dogs, red and blue, and return their names and colours."""
+    rows = []
+    for number in range(count):
+        colour = ("red", "blue")[number % 2]
+        image = Image.new("RGB", (count, 30), colour)
+        image.putpixel((number, 0), (255, 255, 255))
+        name = f"IMG_{number:04}"
+        path = folder / ("cat" if number < count // 2 else "dog") / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        rows.append((name, colour))
+    return rows

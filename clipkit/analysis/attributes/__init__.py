@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from clipkit.analysis.layout import Layout
@@ -116,99 +117,32 @@ def attributes(
     )
 
 
+# A share; beside null5, which metrics of numbers have, it is a number
+_score = partial(Column, unit=SHARE, depends_on=LABELS, decimals=1, number_with="null5")
+
 COLUMNS = (
     ATTRIBUTE,
     METRIC,
     VALUES,
     ROW_COUNT,
     Column("positives", COUNT, LABELS),
-    Column("chance", SHARE, LABELS, decimals=1, number_with="null5"),
+    _score("chance"),
     Column("null", NUMBER, LABELS),
     Column("null5", NUMBER, LABELS),
-    Column("null95", SHARE, LABELS, decimals=1, number_with="null5"),
-    Column(
-        "zeroshot",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        reference="chance",
-        number_with="null5",
-    ),
-    Column(
-        "other_words",
-        SHARE,
-        LABELS,
-        decimals=1,
-        beside="other_words95",
-        number_with="null5",
-    ),
-    Column("other_words95", SHARE, LABELS, decimals=1, number_with="null5"),
+    _score("null95"),
+    _score("zeroshot", has_interval=True, reference="chance"),
+    _score("other_words", beside="other_words95"),
+    _score("other_words95"),
     Column("other_words_p", P, LABELS),
-    Column(
-        "names",
-        SHARE,
-        LABELS,
-        decimals=1,
-        reference="chance",
-        number_with="null5",
-    ),
-    Column(
-        "random",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        reference="chance",
-        number_with="null5",
-    ),
-    Column(
-        "probe",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        reference="chance",
-        control="control",
-        number_with="null5",
-    ),
-    Column(
-        "control",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        is_relative=True,
-        number_with="null5",
-    ),
+    _score("names", reference="chance"),
+    _score("random", has_interval=True, reference="chance"),
+    _score("probe", has_interval=True, reference="chance", control="control"),
+    _score("control", has_interval=True, is_relative=True),
     Column("reach", NUMBER, LABELS, better=HIGHER, decimals=2, has_interval=True),
-    Column(
-        "gain",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        number_with="null5",
-    ),
-    Column(
-        "given",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        reference="chance",
-        number_with="null5",
-    ),
+    _score("gain", has_interval=True),
+    _score("given", has_interval=True, reference="chance"),
     Column("given_name", TEXT, LABELS),
-    Column(
-        "zeroshot_given",
-        SHARE,
-        LABELS,
-        decimals=1,
-        has_interval=True,
-        reference="chance",
-        number_with="null5",
-    ),
+    _score("zeroshot_given", has_interval=True, reference="chance"),
     Column("zeroshot_given_name", TEXT, LABELS),
     Column("half_group", TEXT, LABELS),
 )

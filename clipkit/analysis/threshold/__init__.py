@@ -30,7 +30,6 @@ from clipkit.features.columns import (
 if TYPE_CHECKING:
     from clipkit.statistics.claims import Claim
 
-ALL = "all prompts"
 ENDS = ("", "_low", "_high")
 FILE = Input("FILE", "Feature file (default: standard input).", ("logits", "images"), is_piped=True)
 
@@ -187,8 +186,8 @@ def _claim(result: FeatureFile) -> list[Claim]:
         if math.isnan(number(row, "tpr")) or math.isnan(number(row, "tpr_low")):
             continue  # no pair matches, or the images were fitted
         if "measure" in row:
-            subject, images = f"AUROC of known images by {row['measure']}:", "known unknown"
-            n = int(sum(row[name] for name in images.split()))
+            subject = f"AUROC of known images by {row['measure']}:"
+            n = row["known"] + row["unknown"]
             value, low, high = (number(row, f"auroc{end}") for end in ENDS)
             claims.append(Claim(subject, value, low, high, Reference(CHANCE, 0.5), n, "", run))
             continue
@@ -202,6 +201,7 @@ def _claim(result: FeatureFile) -> list[Claim]:
 
 def _find(result: FeatureFile) -> list[str]:
     """Say what holds for all prompts together, or for each measure."""
+    from clipkit.analysis.threshold.thresholds import ALL
     from clipkit.analysis.verdicts import claims_of
     from clipkit.statistics.claims import sentences
 

@@ -58,6 +58,7 @@ LIMITS = ("tpr_low", "tpr_high", "fpr_low", "fpr_high")
 AUROC_LIMITS = ("auroc_low", "auroc_high")
 TPR = 0.95  # of known images
 NEIGHBOUR = 10  # the cosine with the 10th nearest fitted image tells known images
+ALL = "all prompts"  # together, as the run of one prompt
 LEAST_IMAGES = 20  # with false positives
 LARGEST = "largest {}"  # the measure of logits, with the name of the similarity
 LEAST_ABOVE = 5  # pairs that do not match, above a threshold that says something
@@ -179,7 +180,7 @@ def _standardize(fitted: Pairs, scored: Pairs) -> tuple[Pairs, Pairs]:
 def _prompts(logits: FeatureFile) -> list[tuple[str, slice]]:
     """Return the columns of all prompts of classes together and, if there are several, of each."""
     texts = np.array(logits.texts)[np.asarray(logits.class_index) >= 0].tolist()
-    prompts = [("all prompts", slice(None))]
+    prompts = [(ALL, slice(None))]
     if len(texts) > 1:
         prompts += [(text, slice(k, k + 1)) for k, text in enumerate(texts)]
     return prompts

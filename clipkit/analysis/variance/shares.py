@@ -187,7 +187,7 @@ class Regressions:
         rows = self.count if rows is None else rows
         return self._gain(smaller, larger, self._explained_scatter(larger, along), rows, along)
 
-    def null95(
+    def null_quantile(
         self,
         smaller: Explained,
         larger: Explained,
@@ -331,10 +331,10 @@ class Term:
         rows = self.regressions.rows_for(self.name, along)
         return self.regressions.share(*self.explained, along, rows)
 
-    def null95(self, along: Floats | None = None, level: float = 0.95) -> Any:
+    def null_quantile(self, along: Floats | None = None, level: float = 0.95) -> Any:
         """Return a quantile of that share for unrelated attributes, by default that of 95 %."""
         rows = self.regressions.rows_for(self.name, along)
-        return self.regressions.null95(*self.explained, along, rows, level)
+        return self.regressions.null_quantile(*self.explained, along, rows, level)
 
 
 @checked
@@ -445,7 +445,7 @@ def _claims(terms: Sequence[Term]) -> list[Claim]:
     level = 1 - LEVEL / 2 / len(terms)
     claims = []
     for run, term in enumerate(terms):
-        share, largest = float(term.share()), float(term.null95(level=level))
+        share, largest = float(term.share()), float(term.null_quantile(level=level))
         if math.isnan(share) or math.isnan(largest):
             continue
         rows = int(term.known.sum())
@@ -506,7 +506,7 @@ def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> l
         values = math.nan if term.attribute.is_number else term.values
         row = {"split": split, "attribute": term.name, "values": values}
         row |= {"rows": int(term.known.sum())}
-        row |= {"share": float(term.share()), "null95": float(term.null95())}
+        row |= {"share": float(term.share()), "null95": float(term.null_quantile())}
         rows.append(row | unique.get(term.name, NO_UNIQUE))
     return rows
 
@@ -548,7 +548,7 @@ def _unique_shares(terms: Sequence[Term], images: FeatureFile, split: str) -> Ro
         larger = regressions.explained([*without, term.name])
         rows = regressions.rows_for(term.name)
         share = regressions.share(smaller, larger, rows=rows)
-        null95 = regressions.null95(smaller, larger, rows=rows)
+        null95 = regressions.null_quantile(smaller, larger, rows=rows)
         if regressions.count_values(term.name) > 1 and smaller.rank == larger.rank:
             share = 0.0  # the others determine it
         if regressions.count < ROWS_PER_PARAMETER * larger.rank:
@@ -586,7 +586,7 @@ def _prompt_rows(
     measured = []
     for term in terms:
         random99 = float(np.quantile(term.share(random), 0.99))
-        found = term.share(prompts), term.null95(prompts)
+        found = term.share(prompts), term.null_quantile(prompts)
         measured.append((term.name, *found, random99, float(term.share())))
     rows = []
     for number, prompt in enumerate(texts.texts or []):
