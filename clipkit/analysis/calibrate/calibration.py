@@ -36,8 +36,8 @@ SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference b
 PRECISION = 1e-5  # of the last step of a search, relative; a step squares the one before it
 MAX_STEPS = 100  # of a search; about five are needed
 CHI_SQUARED = 3.841459  # 95 % quantile, one degree of freedom
-MAX_SCORES = 1 << 27  # in memory, 512 MiB; more are computed again in each pass
-PASSES = 12  # over the scores, about, in a fit
+MAX_SCORES = 1 << 25  # in memory, 128 MiB; more are computed again in each pass
+PASSES = 8  # over the scores, about, in a fit
 # Of a block. The memory of larger arrays goes back to the system, and then costs as much as exp.
 BLOCK_BYTES = 1 << 17
 
@@ -90,16 +90,16 @@ def read_scores(
     return ClassScores(name or split, matrix, labels, links.distribution(logits.history), clusters)
 
 
-def _nll(scores: ClassScores, beta: float) -> tuple[float, float, float]:
-    """Return the mean NLL at the temperature 1 / beta, and its first two derivatives by beta."""
-    nll = slope = curvature = 0.0
+def _nll(scores: ClassScores, *betas: float) -> list[tuple[float, float, float]]:
+    """Return the mean NLL at each temperature 1 / beta, and its first two derivatives by beta.
+
+    One pass over the scores serves all temperatures.
+    """
+    sums = np.zeros((len(betas), 3))
     for below, labels in scores.iter_below():
-        sums = scores.link.nll(below, labels, beta)
-        nll += sums[0]
-        slope += sums[1]
-        curvature += sums[2]
-    n = len(scores.labels)
-    return nll / n, slope / n, curvature / n
+        for i, beta in enumerate(betas):
+            sums[i] += scores.link.nll(below, labels, beta)
+    return [(nll, slope, curvature) for nll, slope, curvature in sums / len(scores.labels)]
 
 
 def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
@@ -149,8 +149,7 @@ def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
             if math.prod(scores.matrix.shape) > MAX_SCORES:
                 start = _find_best(scores.sample(), first, last, first)
             best = _find_best(scores, first, last, start)
-        n = _effective_rows(scores, best)
-        low, high = (_find_end(scores, best, limit, n) for limit in (last, first))
+        low, high = _find_ends(scores, best, (last, first), _effective_rows(scores, best))
     if is_right:
         console.note(f"{scores.name}: all rows are right, so the lower the temperature, the better")
     elif best == first:
@@ -172,7 +171,7 @@ def _find_best(scores: ClassScores, first: float, last: float, start: float) -> 
     """
     beta = start
     for _ in range(MAX_STEPS):
-        _, slope, curvature = _nll(scores, beta)
+        [(_, slope, curvature)] = _nll(scores, beta)
         if slope >= 0 and beta == first:
             return first
         if slope < 0:
@@ -199,29 +198,41 @@ def _effective_rows(scores: ClassScores, beta: float) -> float:
     return metrics.effective_rows(slopes, scores.clusters)
 
 
-def _find_end(scores: ClassScores, best: float, limit: float, n: float) -> float:
-    """Return the temperature at an end of the interval, or NaN if it is beyond a limit of beta.
+def _find_ends(
+    scores: ClassScores, best: float, limits: tuple[float, float], n: float
+) -> list[float]:
+    """Return the temperatures at the ends of the interval, or NaN beyond a limit of beta.
 
     There are `n` effective rows.
-    Newton's method starts where the end is if NLL is a parabola. One step from inside the interval
+    Newton's method starts where an end is if NLL is a parabola. One step from inside the interval
     leads out of it, since NLL is convex; those from outside come ever closer to the end.
     """
-    lowest, _, curvature = _nll(scores, best)
-    beta = limit
+    [(lowest, _, curvature)] = _nll(scores, best)
+    betas = list(limits)
     if curvature > 0:
         half = math.sqrt(CHI_SQUARED / (n * curvature))
-        beta = best + math.copysign(half, limit - best)
+        betas = [best + math.copysign(half, limit - best) for limit in limits]
+    ends = [math.nan, math.nan]
+    searched = [0, 1]
     for _ in range(MAX_STEPS):
-        beta = min(max(beta, min(best, limit)), max(best, limit))
-        nll, slope, _ = _nll(scores, beta)
-        excess = 2 * n * (nll - lowest) - CHI_SQUARED
-        if beta == limit and excess <= 0:
-            return math.nan
-        step = -excess / (2 * n * slope)
-        beta += step
-        if abs(step) <= PRECISION * beta:
+        for end in searched:
+            limit = limits[end]
+            betas[end] = min(max(betas[end], min(best, limit)), max(best, limit))
+        found = _nll(scores, *(betas[end] for end in searched))
+        for end, (nll, slope, _) in zip(list(searched), found, strict=True):
+            excess = 2 * n * (nll - lowest) - CHI_SQUARED
+            if betas[end] == limits[end] and excess <= 0:
+                ends[end] = math.nan
+                searched.remove(end)
+                continue
+            step = -excess / (2 * n * slope)
+            betas[end] += step
+            ends[end] = 1 / betas[end]
+            if abs(step) <= PRECISION * betas[end]:
+                searched.remove(end)
+        if not searched:
             break
-    return 1 / beta
+    return ends
 
 
 def _has_fit_split(logits: FeatureFile, eval_split: str) -> bool:
