@@ -17,6 +17,7 @@ BLOCK_BYTES = 1 << 24
 CHUNK_ROWS = 512
 CHUNK_BYTES = 1 << 22
 SMALL = 1 << 26  # numbers of features (256 MiB) that are read once, and then kept
+FEW = 1 << 22  # numbers of a block that float64 copies are made of
 
 Float32 = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]
@@ -151,7 +152,7 @@ def _blocks_of(blocks: Iterable[Float32], step: int) -> Iterator[Float32]:
         yield np.concatenate(pending)
 
 
-def row_blocks(X: Floats | BlockMatrix, size: int = SMALL) -> Iterable[Floats]:
+def row_blocks(X: Floats | BlockMatrix, size: int = FEW) -> Iterable[Floats]:
     """Return all rows of X (N, D) in blocks: views of about `size` numbers, or a matrix's own."""
     if isinstance(X, BlockMatrix):
         return X.iter_blocks()
