@@ -37,11 +37,16 @@ N_BEST = 3
 SAMPLE = 4  # of so many rows, one is in that sample
 CACHE_ROWS = 1 << 10  # that are converted to float64 at once
 SAMPLED = 50  # rows for each cluster
-TIMED_ROWS = 1 << 14
-TYPICAL_STEPS = 50  # of k-means from one start, to estimate the time that is left
+FEWER = 2  # a start from the centres of a sample takes so many times fewer steps, about
 
 
-def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> Int64:
+def kmeans(
+    features: NDArray[np.floating[Any]],
+    k: int,
+    *,
+    seed: int = 42,
+    report_progress: console.Update | None = None,
+) -> Int64:
     """Return the cluster (N,) of each row (N, D), as scikit-learn's `KMeans` with ten starts.
 
     It runs on one thread: with several, the order of summation, and so the clusters, may vary.
@@ -50,6 +55,9 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
     three are where three starts on all rows begin: the sum of squares was within 0.14 % of that
     of ten starts, which differ by 0.4 to 1.7 %. If they exceed LARGE, there is one start, from the
     centres of a smaller sample.
+
+    `report_progress` is called with the rows that starts have clustered, and with those of all
+    starts.
 
     The features are shifted in place, and shifted back, which rounds them: a copy would take as
     much memory again.
@@ -64,13 +72,10 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct rows: an error below
         features = _in_range(features)
         starts = count_starts(len(features), k)
-        _estimate_time(features, k, starts)
         if starts == N_INIT:
             model = _fit(features, k, _Starts(starts), starts, seed)
         else:
-            firsts = _centres_of_sample(features, k, starts, seed)
-            fitted = [_fit(features, k, centres, 1, seed) for centres in firsts]
-            model = min(fitted, key=lambda one: one.inertia_)
+            model = _fit_from_sample(features, k, starts, seed, report_progress)
     assignments: Int64 = model.labels_.astype(np.int64)
     distinct = len(np.unique(assignments))
     if distinct < k:
@@ -84,21 +89,39 @@ def _fit(features: NDArray[np.floating[Any]], k: int, init: Any, starts: int, se
     return KMeans(k, init=init, n_init=starts, random_state=seed, copy_x=False).fit(features)
 
 
-def _centres_of_sample(
-    features: NDArray[np.floating[Any]], k: int, starts: int, seed: int
-) -> list[NDArray[np.floating[Any]]]:
-    """Return where starts on all rows begin: the centres of the best starts on a sample."""
-    count = SAMPLED * k
-    if starts == N_BEST:
-        count = max(count, len(features) // SAMPLE)
-    random = np.random.RandomState(seed)
-    sample = features[random.permutation(len(features))[:count]]
-    if starts == 1:
-        return [KMeans(k, n_init=1, random_state=seed).fit(sample).cluster_centers_]
-    init = _Starts(N_INIT)
-    fitted = [_fit(sample, k, init, 1, seed) for _ in range(N_INIT)]
+def _fit_from_sample(
+    features: NDArray[np.floating[Any]],
+    k: int,
+    starts: int,
+    seed: int,
+    report_progress: console.Update | None,
+) -> KMeans:
+    """Return the best of some starts on all rows, from the centres of the best ones on a sample."""
+    size, on_sample = SAMPLED * k, 1
+    if starts > 1:
+        size, on_sample = max(size, len(features) // SAMPLE), N_INIT
+    sample = features[np.random.RandomState(seed).permutation(len(features))[:size]]
+    done, total = 0, on_sample * len(sample) + starts * len(features)
+    init = _Starts(N_INIT) if starts > 1 else "k-means++"
+    fitted = []
+    began = time.monotonic()
+    for number in range(on_sample):
+        fitted.append(_fit(sample, k, init, 1, seed))
+        done += len(sample)
+        if number == 0:
+            rate = len(sample) / (time.monotonic() - began)
+            seconds = (on_sample * len(sample) + starts * len(features) / FEWER) / rate
+            console.note_if_long(f"k-means with {k:,} clusters", seconds)
+        if report_progress is not None:
+            report_progress(done, total)
     fitted.sort(key=lambda one: one.inertia_)
-    return [one.cluster_centers_ for one in fitted[:N_BEST]]
+    of_all = []
+    for first in fitted[:starts]:
+        of_all.append(_fit(features, k, first.cluster_centers_, 1, seed))
+        done += len(features)
+        if report_progress is not None:
+            report_progress(done, total)
+    return min(of_all, key=lambda one: one.inertia_)
 
 
 class _Starts:
@@ -177,16 +200,6 @@ def count_starts(rows: int, k: int) -> int:
     if rows * k > LARGE:
         return 1
     return N_BEST if rows * k > MIDDLE else N_INIT
-
-
-def _estimate_time(features: NDArray[np.floating[Any]], k: int, starts: int) -> None:
-    """Time a step of k-means on some rows; note how long all will take, if that is very long."""
-    rows = features[: max(TIMED_ROWS, k)]
-    began = time.monotonic()
-    KMeans(k, init="random", n_init=1, max_iter=1, random_state=0).fit(rows)
-    step = (time.monotonic() - began) / 2  # it assigns the rows twice
-    seconds = step * len(features) / len(rows) * TYPICAL_STEPS * starts
-    console.note_if_long(f"k-means with {k:,} clusters", seconds)
 
 
 def _in_range(features: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
@@ -321,8 +334,9 @@ def cluster(
                     f"{name}: {which} from the centres of a sample in place of {N_INIT} starts, "
                     f"since there are over {LARGE if starts == 1 else MIDDLE:,} rows times clusters"
                 )
-            with console.progress(f"clustering {name} (k = {count})"):
-                assignments = kmeans(matrix.read(), count, seed=seed)
+            with console.progress(f"clustering {name} (k = {count})") as report_progress:
+                X = matrix.read()
+                assignments = kmeans(X, count, seed=seed, report_progress=report_progress)
             if count == len(matrix):
                 console.warn(
                     f"{name}: each of the {count} rows is a separate cluster, so the scores say "
