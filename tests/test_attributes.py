@@ -204,26 +204,25 @@ def test_few_other_texts_of_the_file_are_replaced_by_its_neutral_ones(capsys):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("attribute", "group"), [("colour", REACHED), ("contour", "learned, not reached")]
-)
-def test_the_recipe_of_the_readme_decides_with_words_for_one_attribute(
-    tmp_path, monkeypatch, attribute, group
-):
+def test_the_recipe_of_the_readme_decides_with_words_for_one_attribute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLIPKIT_MODEL", "tiny")
-    words = bundled.list_files("attributes")["shapes"].read_text().splitlines(True)
-    Path("words.tsv").write_text("".join(line for line in words if line.startswith(attribute)))
     lines = re.findall(r"^clipkit (.*(?:photos|words)\.h5.*|.*control\.h5)$", README, re.MULTILINE)
     recipe = {}
     for line in lines:
-        line = line.replace("photos/ --split-off test=0.2", "shapes --limit 1000")
-        line = line.replace("table.csv", f"shapes --attribute {attribute}").replace('"', "")
-        recipe[line.partition(" -o ")[2]] = line.split()
-    for output in ("photos.h5", "control.h5", "words.h5"):
-        ok(*recipe[output])
-    said = ok(*recipe["attributes.h5"], "--columns", "attribute,verdict", "--format", "tsv").stdout
-    assert said.splitlines()[1:] == [f"{attribute}\t{group}"]
+        line = line.replace("photos/ --split-off test=0.2", "shapes --limit 1000").replace('"', "")
+        recipe[line.partition(" -o ")[2]] = line
+    for output in ("photos.h5", "control.h5"):
+        ok(*recipe[output].split())
+    words = bundled.list_files("attributes")["shapes"].read_text().splitlines(True)
+    groups = {"colour": REACHED, "contour": "learned, not reached"}
+    for attribute, group in groups.items():
+        Path("words.tsv").write_text("".join(line for line in words if line.startswith(attribute)))
+        ok(*recipe["words.h5"].split(), "--force")
+        line = recipe["attributes.h5"].replace("table.csv", f"shapes --attribute {attribute}")
+        shown = ("--columns", "attribute,verdict", "--format", "tsv", "--force")
+        said = ok(*line.split(), *shown).stdout
+        assert said.splitlines()[1:] == [f"{attribute}\t{group}"]
 
 
 def test_the_null_of_a_rank_metric_permutes_the_scored_numbers(tmp_path):
