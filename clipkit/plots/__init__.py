@@ -27,7 +27,7 @@ from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import options_of
 from clipkit.features.arguments import Features, Several, as_files, checked
 from clipkit.features.model import FeatureFile
-from clipkit.plots import style
+from clipkit.plots import shapes, style
 from clipkit.plots.picture import Picture
 
 if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
@@ -50,7 +50,6 @@ if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
     from clipkit.plots.style import *  # noqa: F403
     from clipkit.plots.temperature import *  # noqa: F403
     from clipkit.plots.thresholds import *  # noqa: F403
-    from clipkit.plots.variance import *  # noqa: F403
 
 
 PICTURES: dict[str, Picture] = {}  # by their names
@@ -61,6 +60,7 @@ for _found in pkgutil.iter_modules(__path__):  # noqa: F405
     for _value in vars(_module).values():
         if isinstance(_value, Picture):
             PICTURES[_value.name] = _value
+PICTURES |= {picture.name: picture for picture in shapes.pictures_of_questions()}
 PICTURES = dict(sorted(PICTURES.items()))
 
 
