@@ -233,7 +233,10 @@ def test_a_declaration_is_the_same_after_json(declaration):
         ({"type": "Declaration"}, f"picture: expected a type of {', '.join(TYPES)}, got"),
         ({"type": ["Dots"]}, f"picture: expected a type of {', '.join(TYPES)}, got list"),
         ({"type": "Dots", "label": "a"}, "picture: Dots needs values"),
-        ({"type": "Sheet", "id": "a", "x\n": "b"}, "picture: Sheet has no 'x\\n'; known: id, la"),
+        (
+            {"type": "Sheet", "id": "a", "x\n": "b"},
+            "picture: Sheet has no 'x\\n'; known: title, id, la",
+        ),
         ({"type": "Sheet", "id": ""}, "picture: Sheet.id: expected a column, got ''"),
         ({"type": "Sheet", "id": 3}, "picture: Sheet.id: expected a column, got int"),
         ({"type": "Sheet", "id": "x" * 999}, "picture: Sheet.id: expected a column, got 'xxx"),
@@ -309,13 +312,11 @@ def test_the_title_of_a_declaration_says_what_is_drawn():
 
 
 def test_a_column_of_a_control_is_called_so_and_its_interval_may_have_other_names():
-    columns = {
-        column.name: column
-        for column in (
-            Column("speed", SHARE, NOTHING, control="still"),
-            Column("still", SHARE, NOTHING, interval=("least", "most")),
-        )
-    }
+    records = (
+        Column("speed", SHARE, NOTHING, control="still"),
+        Column("still", SHARE, NOTHING, interval=("least", "most")),
+    )
+    columns = {column.name: column for record in records for column in record.family()}
     rows = rows_of(2)
     for row in rows:
         row |= {"still": 0.2, "least": 0.1, "most": 0.3}

@@ -213,7 +213,7 @@ def _draw_dots(declaration: Dots, rows: _Rows) -> Figure:
     if declaration.reference:
         at = rows.numbers(declaration.reference)[shown]
         reference = (rows.title(declaration.reference), at)
-    labels = style.sanitize_names(rows.texts(declaration.label), 44, shown.tolist())
+    labels = style.sanitize_names(rows.texts(declaration.label), 32, shown.tolist())
     title = f"{rows.several(declaration.values)} of each {rows.title(declaration.label)}"
     looks = []
     for number in range(len(series)):

@@ -257,7 +257,7 @@ class Sections:
                 if not picture.is_reported(file):
                     continue
                 settings = settings_of_any_model(file) or name
-                key = (picture.name, settings, str(provenance(file).model))
+                key: tuple[str, ...] = (picture.name, settings, str(provenance(file).model))
                 if picture.draw_together is not None:
                     key = (picture.name,)
                 chosen.setdefault(key, (picture, []))[1].append(file)
