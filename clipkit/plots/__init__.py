@@ -6,7 +6,8 @@ NaN is not drawn; in a matrix it is grey.
 
 A picture is one module: its functions on arrays, which its `__all__` names, how it reads a file,
 and the `Picture` that `clipkit plot` makes a command of. The record of a question may declare its
-picture instead, which `shapes` draws. This package collects them all. Importing it does not load matplotlib, which a function imports when it draws.
+picture instead, which `shapes` draws. This package collects them all. Importing it does not load
+matplotlib, which a function imports when it draws.
 
 >>> from clipkit import plots
 >>> fig = plots.confusion([[9, 1], [2, 8]], ["cat", "dog"], title="Zero-shot")
