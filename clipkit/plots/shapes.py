@@ -459,7 +459,7 @@ def _picture_of(name: str, declared: Sequence[Declaration]) -> Picture:
         results.columns_of(file, name, " ".join(chosen.needed))
         return draw_declared(chosen, file, title=next(iter(findings(file)), ""))
 
-    draw.__doc__ = f"Draw {' or '.join(one.title for one in declared)}."
+    draw.__doc__ = f"Draw {', or '.join(one.title for one in declared)}."
     example = f"clipkit plot {name} {name}.h5 -o {name}.png"
     return Picture(name, draw, example, of=(name,), is_reported=has_columns)
 
