@@ -181,8 +181,8 @@ ANALYSIS = Analysis(
             ("share", "unique", "control_share"),
             "null95",
             is_sorted=True,
-            title="the share of the embeddings' variance that attributes explain (adjusted R²), and "
-            "what is lost without each (unique; of images that have all attributes)",
+            title="the share of the embeddings' variance that attributes explain (adjusted R²), "
+            "and what is lost without each (unique; of images that have all attributes)",
         ),
     ),
     panel=UNDERSTAND,
