@@ -28,7 +28,7 @@ from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import options_of
 from clipkit.features.arguments import Features, Several, as_files, checked
 from clipkit.features.model import FeatureFile
-from clipkit.plots import shapes, style
+from clipkit.plots import style
 from clipkit.plots.picture import Picture
 
 if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
@@ -58,10 +58,9 @@ for _found in pkgutil.iter_modules(__path__):  # noqa: F405
     _module = importlib.import_module(f"{__name__}.{_found.name}")
     for _name in getattr(_module, "__all__", ()):
         globals()[_name] = getattr(_module, _name)
-    for _value in vars(_module).values():
+    for _value in [*vars(_module).values(), *getattr(_module, "OF_QUESTIONS", ())]:
         if isinstance(_value, Picture):
             PICTURES[_value.name] = _value
-PICTURES |= {picture.name: picture for picture in shapes.pictures_of_questions()}
 PICTURES = dict(sorted(PICTURES.items()))
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import analysis
 from clipkit.analysis import results
 from clipkit.analysis.for_people import findings
 from clipkit.analysis.results import newest_entry
 from clipkit.base.cells import Heading, format_number
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix, Sheet, from_json
+from clipkit.base.views import QUESTIONS
 from clipkit.features.columns import OWN_QUESTION, POINTS, SHARE, Column
 from clipkit.features.model import FeatureFile, known_columns
 from clipkit.plots import heatmap, images, style
@@ -441,14 +441,6 @@ DRAWERS: dict[type[Declaration], Callable[[Any, _Rows], Figure]] = {
 # ---- The package's questions ---------------------------------------------------------------------
 
 
-def pictures_of_questions() -> Iterator[Picture]:
-    """Yield the pictures that the records of the package's questions declare."""
-    for name in analysis.names():
-        declared = analysis.find(name).picture
-        if declared is not None:
-            yield _picture_of(name, declared if isinstance(declared, tuple) else (declared,))
-
-
 def _picture_of(name: str, declared: Sequence[Declaration]) -> Picture:
     def has_columns(file: FeatureFile) -> bool:
         return any(set(one.needed) <= set(file.runs) for one in declared)
@@ -462,6 +454,14 @@ def _picture_of(name: str, declared: Sequence[Declaration]) -> Picture:
     draw.__doc__ = f"Draw {', or '.join(one.title for one in declared)}."
     example = f"clipkit plot {name} {name}.h5 -o {name}.png"
     return Picture(name, draw, example, of=(name,), is_reported=has_columns)
+
+
+OF_QUESTIONS: list[Picture] = []  # that the records of the package's questions declare
+for _name, _find in QUESTIONS.items():
+    _declared = _find().picture
+    if _declared is not None:
+        _several = _declared if isinstance(_declared, tuple) else (_declared,)
+        OF_QUESTIONS.append(_picture_of(_name, _several))
 
 
 # ---- One's own question --------------------------------------------------------------------------
