@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from clipkit import datasets, plots
+from clipkit import analysis, datasets, plots
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.pictures import TYPES, Curves, Distributions, Dots, Matrix, Sheet, from_json
 from clipkit.features import FeatureFile
@@ -233,7 +233,10 @@ def test_a_declaration_is_the_same_after_json(declaration):
         ({"type": "Declaration"}, f"picture: expected a type of {', '.join(TYPES)}, got"),
         ({"type": ["Dots"]}, f"picture: expected a type of {', '.join(TYPES)}, got list"),
         ({"type": "Dots", "label": "a"}, "picture: Dots needs values"),
-        ({"type": "Sheet", "id": "a", "x\n": "b"}, "picture: Sheet has no 'x\\n'; known: id, la"),
+        (
+            {"type": "Sheet", "id": "a", "x\n": "b"},
+            "picture: Sheet has no 'x\\n'; known: title, id, la",
+        ),
         ({"type": "Sheet", "id": ""}, "picture: Sheet.id: expected a column, got ''"),
         ({"type": "Sheet", "id": 3}, "picture: Sheet.id: expected a column, got int"),
         ({"type": "Sheet", "id": "x" * 999}, "picture: Sheet.id: expected a column, got 'xxx"),
@@ -264,3 +267,63 @@ def test_declarations_load_neither_numpy_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# ---- The package's questions ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in analysis.names() if analysis.find(name).picture])
+def test_a_question_that_declares_its_picture_has_a_command_that_says_what_it_draws(name):
+    picture = plots.PICTURES[name]
+    declared = analysis.find(name).picture
+    for one in declared if isinstance(declared, tuple) else (declared,):
+        assert one.title
+        assert one.title in picture.draw.__doc__
+        known = {
+            column.name for record in analysis.find(name).columns for column in record.family()
+        }
+        assert set(one.needed) <= known
+
+
+def test_rows_are_sorted_by_the_first_value_if_asked():
+    rows = rows_of(12)
+    figure = draw(Dots("animal", ("speed",), is_sorted=True), rows)
+    (dots, *_) = figure.axes[0].lines
+    found = dots.get_xdata().tolist()
+    assert found == sorted(found, reverse=True)
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == [row["animal"] for row in sorted(rows, key=lambda row: -row["speed"])]
+
+
+def test_a_matrix_writes_numbers_in_decided_cells_alone():
+    rows = rows_of(6)
+    for number, row in enumerate(rows):
+        row["is_above"] = number == 4
+    figure = draw(Matrix("animal", "kind", "speed", "is_above"), rows)
+    (text,) = figure.axes[0].texts
+    assert text.get_text() == f"{100 * rows[4]['speed']:.0f}"
+
+
+def test_the_title_of_a_declaration_says_what_is_drawn():
+    figure = draw(Dots("animal", ("speed",), title="the agility of animals"), rows_of(3))
+    assert plots.title_of(figure) == "The agility of animals"
+    with pytest.raises(ClipkitError, match="expected a short text"):
+        Dots("animal", ("speed",), title="x" * 1000)
+
+
+def test_a_column_of_a_control_is_called_so_and_its_interval_may_have_other_names():
+    records = (
+        Column("speed", SHARE, NOTHING, control="still"),
+        Column("still", SHARE, NOTHING, interval=("least", "most")),
+    )
+    columns = {column.name: column for record in records for column in record.family()}
+    rows = rows_of(2)
+    for row in rows:
+        row |= {"still": 0.2, "least": 0.1, "most": 0.3}
+        del row["speed_low"], row["speed_high"]
+    declaration = Dots("animal", ("speed", "still"))
+    figure, _ = plots.draw_declared(declaration, result(rows), columns=columns)
+    assert figure.axes[0].get_title("left") == "lines: of controls, the range"
+    assert "untrained control" in written(figure)
+    ends = [line.get_segments()[0][:, 0].tolist() for line in figure.axes[0].collections[-1:]]
+    assert ends == [pytest.approx([10, 30])]

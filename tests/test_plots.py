@@ -272,9 +272,7 @@ def test_of_many_prompts_those_that_differ_the_most_are_shown_by_name():
     values[::41, 0] = 0.5
     expected = prompts[::41]
     similarity = plots.similarity(values.T, ["cat", "dog"], prompts)
-    shares = plots.prompt_variance(values, values > 0.1, prompts, ["size", "colour"])
     assert tick_texts(similarity.axes[0].yaxis) == expected
-    assert tick_texts(shares.axes[0].yaxis) == expected
 
 
 def test_clusters_are_numbers_below_the_classes_that_they_match():
@@ -507,11 +505,6 @@ def test_spectrum_is_logarithmic_and_marks_the_effective_rank():
     assert ax.get_yscale() == "log"
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [100, 10, 1, np.nan])
     assert ax.lines[1].get_xydata()[0] == pytest.approx([1.5, 10**1.5])
-
-
-def test_variance_says_why_more_is_lost_than_is_explained():
-    ax = plots.variance(["a"], [0.2], unique=[0.3], fact="dots: of 5 of 6 images").axes[0]
-    assert ax.get_title(loc="left") == "dots: of 5 of 6 images"
 
 
 def test_a_contact_sheet_places_every_image_under_its_title():

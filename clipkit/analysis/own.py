@@ -19,7 +19,7 @@ from clipkit.analysis.question import Analysis, Answer, record_of
 from clipkit.base import own_code
 from clipkit.base.errors import ClipkitError, quote
 from clipkit.base.options import Option, metadata_of, options_of, parameters_of
-from clipkit.base.pictures import Curves, Distributions, Dots, Matrix
+from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix
 from clipkit.features.columns import OWN_QUESTION, TEXT, UNITS, Column
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def _describe(analysis: OwnAnalysis) -> dict[str, Any]:
         "asks": analysis.question,
         "columns": [column.as_json() for column in analysis.columns],
     }
-    if analysis.picture is not None:
+    if isinstance(analysis.picture, Declaration):
         question["picture"] = analysis.picture.as_json()
     return {
         "code": analysis.file.name,

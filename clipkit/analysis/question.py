@@ -27,6 +27,7 @@ from clipkit.base.options import (
 )
 
 if TYPE_CHECKING:
+    from clipkit.base.pictures import Declaration
     from clipkit.features.columns import Column
     from clipkit.features.model import FeatureFile as FeatureFile
     from clipkit.statistics.claims import Claim as Claim
@@ -168,8 +169,8 @@ class Analysis:
     check : callable, optional
         Takes the words of the command line, by parameter, and refuses those that no file can make
         right, before any is read.
-    picture : a record of `clipkit.base.pictures`, optional
-        How `clipkit plot` draws a result.
+    picture : Declaration, or tuple of Declaration, optional
+        How `clipkit plot` draws a result; of several, the first one whose columns the result has.
     null : {"", "labels", "attributes", "pairs"}
         What `clipkit null` shuffles, so that the claims are of nothing; without it, it refuses.
     """
@@ -188,7 +189,7 @@ class Analysis:
     explanation: str | Callable[[FeatureFile], str] = ""
     also: tuple[Analysis, ...] = ()
     check: Callable[..., None] | None = None
-    picture: Any = None
+    picture: Declaration | tuple[Declaration, ...] | None = None
     null: str = ""
 
     @functools.cached_property

@@ -19,17 +19,36 @@ from clipkit.base.errors import ClipkitError
 
 MAX_VALUES = 5  # columns in one picture, each with its own colour and marker
 MAX_NAME = 100  # characters of a column's name
+MAX_TITLE = 300
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """A plot type with the columns of a result that it draws. Optional columns may be ""."""
+    """A plot type with the columns of a result that it draws. Optional columns may be "".
+
+    Parameters
+    ----------
+    title : str, optional
+        What the picture shows, such as "the cost of each prompt"; by default, its columns say it.
+    """
+
+    title: str = dataclasses.field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             is_needed = field.default is dataclasses.MISSING
             _check(f"{type(self).__name__}.{field.name}", value, type(field.default), is_needed)
+
+    @property
+    def needed(self) -> list[str]:
+        """The columns without which there is no picture."""
+        names = []
+        for one in dataclasses.fields(self):
+            if one.default is dataclasses.MISSING:
+                value = getattr(self, one.name)
+                names.append(value[0] if isinstance(value, tuple) else value)
+        return names
 
     def as_json(self) -> dict[str, Any]:
         """Return the declaration as JSON holds it."""
@@ -54,12 +73,15 @@ class Dots(Declaration):
         Column of what chance, a null or a control gives: a short stroke in each row.
     group : str, optional
         Column whose values are the headings of groups of rows.
+    is_sorted : bool, optional
+        Whether the row with the largest first value is at the top.
     """
 
     label: str
     values: tuple[str, ...]
     reference: str = ""
     group: str = ""
+    is_sorted: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,11 +117,14 @@ class Matrix(Declaration):
     row, column : str
         Columns that name a cell's row and column.
     value : str
+    decided : str, optional
+        Column of yes and no: a number is written in those cells alone.
     """
 
     row: str
     column: str
     value: str
+    decided: str = ""
 
 
 @dataclass(frozen=True)
@@ -167,6 +192,10 @@ def _check(name: str, value: object, default: type, is_needed: bool) -> None:
     if default is bool:
         if not isinstance(value, bool):
             raise ClipkitError(f"picture: {name}: expected true or false, got {_shown(value)}")
+        return
+    if name.endswith(".title"):
+        if not isinstance(value, str) or len(value) > MAX_TITLE:
+            raise ClipkitError(f"picture: {name}: expected a short text, got {_shown(value)}")
         return
     if name.endswith(".values"):
         if not isinstance(value, tuple) or not 1 <= len(value) <= MAX_VALUES:

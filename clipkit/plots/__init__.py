@@ -5,8 +5,9 @@ settings. Names and prompts are shown literally, never read as mathtext, and cut
 NaN is not drawn; in a matrix it is grey.
 
 A picture is one module: its functions on arrays, which its `__all__` names, how it reads a file,
-and the `Picture` that `clipkit plot` makes a command of. This package collects them all. Importing
-it does not load matplotlib, which a function imports when it draws.
+and the `Picture` that `clipkit plot` makes a command of. The record of a question may declare its
+picture instead, which `shapes` draws. This package collects them all. Importing it does not load
+matplotlib, which a function imports when it draws.
 
 >>> from clipkit import plots
 >>> fig = plots.confusion([[9, 1], [2, 8]], ["cat", "dog"], title="Zero-shot")
@@ -50,7 +51,6 @@ if TYPE_CHECKING:  # what the loop below finds, for users' type checkers
     from clipkit.plots.style import *  # noqa: F403
     from clipkit.plots.temperature import *  # noqa: F403
     from clipkit.plots.thresholds import *  # noqa: F403
-    from clipkit.plots.variance import *  # noqa: F403
 
 
 PICTURES: dict[str, Picture] = {}  # by their names
@@ -58,7 +58,7 @@ for _found in pkgutil.iter_modules(__path__):  # noqa: F405
     _module = importlib.import_module(f"{__name__}.{_found.name}")
     for _name in getattr(_module, "__all__", ()):
         globals()[_name] = getattr(_module, _name)
-    for _value in vars(_module).values():
+    for _value in [*vars(_module).values(), *getattr(_module, "OF_QUESTIONS", ())]:
         if isinstance(_value, Picture):
             PICTURES[_value.name] = _value
 PICTURES = dict(sorted(PICTURES.items()))

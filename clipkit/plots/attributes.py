@@ -1,4 +1,4 @@
-"""Dots in rows: recall of attributes, choices by category, and what permuting a prompt costs."""
+"""Dots in rows: recall of attributes, and choices by category."""
 
 from __future__ import annotations
 
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["attributes", "importance"]
+__all__ = ["attributes"]
 
-PROMPT_INCHES = 0.24
-MOST_PROMPTS, MOST_CATEGORIES = 30, 60
+MOST_CATEGORIES = 60
 # What a picture calls chance, its axis and its lines
 RECALL_LABELS = (
     "chance",
@@ -242,62 +241,3 @@ CHOOSE = Picture(
     of=("choose",),
     is_reported=always,
 )
-
-
-def draw_importance(result: FeatureFile) -> Drawn:
-    """Draw the accuracy that permuting each prompt costs a probe, for the 30 largest costs."""
-    noun = "group" if "group" in result.runs else "prompt"
-    columns = results.columns_of(result, "importance", f"{noun} split acc1 cost low high changed")
-    for name in ("acc1", "cost", "low", "high"):
-        results.check_finite(result, name)
-    costs = Points(columns["cost"], columns["low"], columns["high"])
-    title = f"What the probe relies on (accuracy {100 * columns['acc1'][0]:.1f} %)"
-    figure = importance(columns[noun].tolist(), costs, noun=noun, title=title)
-    finding = _largest_costs(columns[noun].tolist(), columns["cost"], noun)
-    return style.state(figure, finding, results.source_label(result, str(columns["split"][0])))
-
-
-def _largest_costs(names: Sequence[str], costs: Floats, noun: str) -> str:
-    """List the largest costs of permuting a prompt."""
-    parts = []
-    for place in metrics.falling_order(costs)[:3]:
-        parts.append(f"“{style.sanitize_label(names[place], 30)}” {100 * costs[place]:.1f}")
-    return f"Points lost without a {noun}: {', '.join(parts)}"
-
-
-IMPORTANCE = Picture(
-    "importance",
-    draw_importance,
-    "clipkit plot importance importance.h5 -o importance.png",
-    of=("importance",),
-    is_reported=always,
-)
-
-
-@clipkit_style
-def importance(
-    names: Sequence[str], costs: Points, *, noun: str = "prompt", title: str | None = None
-) -> Figure:
-    """Draw the accuracy that permuting each of K prompts costs, for the 30 largest costs.
-
-    Parameters
-    ----------
-    names : sequence of K str
-    costs : Points
-        Fractions with the ends of their 95 % intervals.
-    noun : str
-        What a name stands for: a prompt or a group.
-    """
-    order = metrics.falling_order(costs.values)[:MOST_PROMPTS]
-    y = np.arange(len(order), dtype=np.float64)
-    fig, ax = style.new_axes(7.5, PROMPT_INCHES * len(order) + 1.1, title)
-    ax.axvline(0, color=style.GREY, linewidth=1.0, zorder=1)
-    points = Points(*100 * np.asarray(costs, np.float64)[:, order])
-    marks.draw_points(ax, y, points, marks.LOOKS[0]._replace(offset=0.0, size=5), zorder=3)
-    style.name_rows(ax, y, style.sanitize_names(names, 44, order), 0.6, fontsize=9)
-    ax.set_xlabel(f"accuracy lost if the {noun} is permuted (points)")
-    fact = "lines: 95 % intervals over images"
-    if len(names) > len(order):
-        fact += f"; {len(names) - len(order):,} more {noun}s cost less"
-    ax.set_title(fact, loc="left", color=style.GREY)
-    return fig

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import for_people, results
+from clipkit.analysis.sections import MISTAKES
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
@@ -73,6 +74,7 @@ CONFUSION = Picture(
     draw_confusion,
     "clipkit plot confusion zeroshot.h5 -o confusion.png",
     of=("probe", "zeroshot", "predict"),
+    section=MISTAKES,
     is_first=_is_no_curve,
 )
 
@@ -361,6 +363,7 @@ CLASSES = Picture(
     draw_classes,
     "clipkit plot classes zeroshot.h5 -o classes.png",
     of=("probe", "zeroshot", "predict"),
+    section=MISTAKES,
 )
 
 

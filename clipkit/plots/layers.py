@@ -15,6 +15,7 @@ from clipkit.analysis.layer_curves import (
     holds_attributes,
     layer_curves,
 )
+from clipkit.analysis.sections import CHANGES
 from clipkit.features.model import FeatureFile
 from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture, Split
@@ -56,6 +57,7 @@ LAYERS = Picture(
     "clipkit plot layers img.l*.svm.h5 img.svm.h5 -o layers.png",
     of=("probe",),
     draws_several=True,
+    section=CHANGES,
 )
 
 

@@ -20,6 +20,7 @@ __all__ = ["Points"]
 
 ROW_INCHES = 0.42
 MANY, MANY_INCHES = 20, 0.34  # rows that have less space
+SINGLE_INCHES = 0.24  # of many rows with one dot each
 BAND = 0.8  # rows that the name of a group takes
 
 
@@ -98,7 +99,9 @@ def dot_rows(
     """
     A = len(names)
     y = np.arange(A, dtype=np.float64)
-    row_inches = ROW_INCHES if A <= MANY else MANY_INCHES
+    row_inches = ROW_INCHES
+    if A > MANY:
+        row_inches = SINGLE_INCHES if len(series) == 1 else MANY_INCHES
     fig, ax = style.new_axes(7.0, row_inches * A + 0.9, title)
     if bands:
         y = _draw_bands(fig, ax, bands)

@@ -53,6 +53,11 @@ class Picture:
         Whether it takes logits and texts of a model whose similarities are dot products.
     is_reported : callable FeatureFile -> bool
         Whether a report shows the picture of a result.
+    section : str
+        The section of a page that shows it, a key of `sections.SECTIONS`; by default, that of the
+        result.
+    draw_together : callable, optional
+        What a report draws in place of one picture for each result: takes all of them.
     """
 
     name: str
@@ -65,6 +70,8 @@ class Picture:
     needs_images: bool = False
     draws_dot_products: bool = False
     is_reported: Callable[[FeatureFile], bool] = never
+    section: str = ""
+    draw_together: Callable[[Sequence[FeatureFile]], Drawn] | None = None
 
     @property
     def pairs(self) -> bool:

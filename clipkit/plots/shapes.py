@@ -15,12 +15,14 @@ from clipkit.analysis.results import newest_entry
 from clipkit.base.cells import Heading, format_number
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix, Sheet, from_json
+from clipkit.base.views import QUESTIONS
 from clipkit.features.columns import OWN_QUESTION, POINTS, SHARE, Column
 from clipkit.features.model import FeatureFile, known_columns
 from clipkit.plots import heatmap, images, style
 from clipkit.plots.marks import LOOKS, Points, dot_rows, draw_curve, draw_histogram
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, Floats, clipkit_style
+from clipkit.statistics import metrics
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -39,6 +41,7 @@ MAX_IMAGES = 40
 MAX_PARTS = 7  # histograms in one picture
 MAX_DIRECT = 28  # characters of a label at the end of a curve
 LEAST_GAP = 0.07  # of the axis, between labels at the ends of curves
+CONTROL = "untrained control"
 IN_PERCENT = (SHARE.symbol, POINTS.symbol)  # units of columns that hold fractions
 
 
@@ -62,7 +65,13 @@ class _Rows:
 
     def title(self, name: str) -> str:
         """Return what people read above a column, without its unit."""
-        return style.sanitize_label(self.heading(name).title, 32)
+        title = self.heading(name).title
+        for column in self.columns.values():
+            if name == column.control_column:
+                title = CONTROL
+            if name == column.chance_column:
+                title = column.reference_name
+        return style.sanitize_label(title, 32)
 
     def _values(self, name: str) -> NDArray[Any]:
         if name not in self.file.runs:
@@ -94,9 +103,14 @@ class _Rows:
         """Return the numbers of a column, and the ends of their intervals where there are some."""
         values = self.numbers(name)
         ends = []
-        for end in (f"{name}_low", f"{name}_high"):
+        for end in self.ends(name):
             ends.append(self.numbers(end) if end in self else np.full(len(values), np.nan))
         return Points(values, *ends)
+
+    def ends(self, name: str) -> tuple[str, str]:
+        """Return the columns of the ends of a column's intervals."""
+        named = self.columns[name].ends if name in self.columns else ()
+        return named or (f"{name}_low", f"{name}_high")
 
     def axis(self, names: Sequence[str]) -> str:
         """Return the label of the axis of some columns; refuse columns of several units."""
@@ -109,18 +123,24 @@ class _Rows:
 
     def interval_facts(self, mark: str, names: Sequence[str]) -> list[str]:
         """Return what the marks of intervals are, if columns have some."""
-        having = [name for name in names if f"{name}_low" in self]
-        if not having:
-            return []
-        fact = f"{mark}: 95 % intervals"
-        if any(name.endswith("control") for name in having):
-            fact += "; of controls, the range"
-        return [fact]
+        having = [name for name in names if self.ends(name)[0] in self]
+        of_control = [
+            name for name in having if name.endswith("control") or self.title(name) == CONTROL
+        ]
+        facts = []
+        if len(of_control) < len(having):
+            facts.append("95 % intervals")
+        if of_control:
+            facts.append("of controls, the range")
+        return [f"{mark}: {'; '.join(facts)}"] if facts else []
 
     def several(self, names: Sequence[str]) -> str:
         """Return the titles of columns as the start of a sentence."""
-        titles = ", ".join(map(self.title, names))
-        return titles[:1].upper() + titles[1:]
+        return _as_sentence(", ".join(map(self.title, names)))
+
+
+def _as_sentence(words: str) -> str:
+    return words[:1].upper() + words[1:]
 
 
 def draw_declared(
@@ -153,6 +173,8 @@ def draw_declared(
         figure = _draw_sheet(declaration, rows, dataset)
     else:
         figure = DRAWERS[type(declaration)](declaration, rows)
+    if declaration.title:
+        figure.suptitle(_as_sentence(declaration.title))
     splits = list(dict.fromkeys(filter(None, file.split_of_runs)))
     return style.state(figure, title, results.source_label(file, ", ".join(splits)))
 
@@ -160,7 +182,7 @@ def draw_declared(
 def _without_absent(declaration: Declaration, rows: _Rows) -> Declaration:
     """Return a declaration without the optional columns that a result lacks."""
     changes: dict[str, Any] = {}
-    for name in ("reference", "group"):
+    for name in ("reference", "group", "decided"):
         if getattr(declaration, name, "") not in rows:
             changes[name] = ""
     values: tuple[str, ...] = getattr(declaration, "values", ())
@@ -175,6 +197,8 @@ def _draw_dots(declaration: Dots, rows: _Rows) -> Figure:
     axis = rows.axis(declaration.values)
     first = declaration.values[0]
     shown = heatmap.largest(rows.numbers(first), MAX_ROWS)
+    if declaration.is_sorted:
+        shown = shown[metrics.falling_order(rows.numbers(first)[shown])]
     bands = []
     if declaration.group:
         groups = np.array(rows.texts(declaration.group))[shown]
@@ -189,7 +213,7 @@ def _draw_dots(declaration: Dots, rows: _Rows) -> Figure:
     if declaration.reference:
         at = rows.numbers(declaration.reference)[shown]
         reference = (rows.title(declaration.reference), at)
-    labels = style.sanitize_names(rows.texts(declaration.label), 28, shown.tolist())
+    labels = style.sanitize_names(rows.texts(declaration.label), 32, shown.tolist())
     title = f"{rows.several(declaration.values)} of each {rows.title(declaration.label)}"
     looks = []
     for number in range(len(series)):
@@ -197,6 +221,8 @@ def _draw_dots(declaration: Dots, rows: _Rows) -> Figure:
         looks.append(LOOKS[number]._replace(offset=offset))
     drawn = dot_rows(labels, series, reference=reference, bands=bands, looks=looks, title=title)
     drawn.axes.set_xlabel(axis)
+    if rows.heading(first).unit == POINTS.symbol:  # a difference
+        drawn.axes.axvline(0, color=style.GREY, linewidth=1.0, zorder=1)
     facts = rows.interval_facts("lines", declaration.values)
     total = rows.file.run_count
     if len(shown) < total:
@@ -329,9 +355,14 @@ def _draw_matrix(declaration: Matrix, rows: _Rows) -> Figure:
     title = f"{rows.several([declaration.value])} by {by}"
     label = rows.axis([declaration.value])
     fig, ax, image = heatmap.draw_cells(values[shown], cells, label, title, slanted=True, **look)
-    if max(len(shown), len(column_names)) <= heatmap.MAX_NUMBERS:
+    written = values
+    if declaration.decided:
+        decided = np.zeros(values.shape, bool)
+        decided[i, j] = rows.numbers(declaration.decided) == 1
+        written = np.where(decided, values, np.nan)
+    if declaration.decided or max(len(shown), len(column_names)) <= heatmap.MAX_NUMBERS:
         decimals = 0 if np.abs(values[np.isfinite(values)]).max(initial=0) >= 10 else 2
-        heatmap.write_numbers(ax, image, values[shown], decimals, size=7.5)
+        heatmap.write_numbers(ax, image, written[shown], decimals, size=7.5)
     if fact:
         ax.set_title(f"{fact}: the largest values", loc="left", color=style.GREY)
     return fig
@@ -405,6 +436,32 @@ DRAWERS: dict[type[Declaration], Callable[[Any, _Rows], Figure]] = {
     Matrix: _draw_matrix,
     Distributions: _draw_distributions,
 }
+
+
+# ---- The package's questions ---------------------------------------------------------------------
+
+
+def _picture_of(name: str, declared: Sequence[Declaration]) -> Picture:
+    def has_columns(file: FeatureFile) -> bool:
+        return any(set(one.needed) <= set(file.runs) for one in declared)
+
+    def draw(file: FeatureFile) -> Drawn:
+        fitting = [one for one in declared if set(one.needed) <= set(file.runs)]
+        chosen = [*fitting, declared[0]][0]
+        results.columns_of(file, name, " ".join(chosen.needed))
+        return draw_declared(chosen, file, title=next(iter(findings(file)), ""))
+
+    draw.__doc__ = f"Draw {', or '.join(one.title for one in declared)}."
+    example = f"clipkit plot {name} {name}.h5 -o {name}.png"
+    return Picture(name, draw, example, of=(name,), is_reported=has_columns)
+
+
+OF_QUESTIONS: list[Picture] = []  # that the records of the package's questions declare
+for _name, _find in QUESTIONS.items():
+    _declared = _find().picture
+    if _declared is not None:
+        _several = _declared if isinstance(_declared, tuple) else (_declared,)
+        OF_QUESTIONS.append(_picture_of(_name, _several))
 
 
 # ---- One's own question --------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import Bools, compare_right
+from clipkit.analysis.sections import CHANGES
 from clipkit.base.errors import ClipkitError
 from clipkit.base.matrices import Int64
 from clipkit.base.options import option
@@ -74,6 +75,7 @@ SHOTS = Picture(
     is_first=results.has_several_shots,
     draws_several=True,
     is_reported=results.has_several_shots,
+    section=CHANGES,
 )
 
 

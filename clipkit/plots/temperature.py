@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from clipkit.analysis import results
+from clipkit.analysis.sections import CHANGES
 from clipkit.analysis.temperature_sweeps import (
     Sweep,
     best_sweep,
@@ -57,16 +58,6 @@ def _has_several_runs(result: FeatureFile) -> bool:
     return result.run_count > 1
 
 
-TEMPERATURE = Picture(
-    "temperature",
-    draw_sweeps,
-    "clipkit plot temperature probe.h5 -o tau.png",
-    of=("probe",),
-    draws_several=True,
-    is_reported=_has_several_runs,
-)
-
-
 def draw_groups(files: Sequence[FeatureFile]) -> Drawn:
     """Draw sweeps that differ in their seed as one curve, and only the highest curves.
 
@@ -109,6 +100,18 @@ def draw_groups(files: Sequence[FeatureFile]) -> Drawn:
     if len(trained) > 1 and finding:
         finding = f"{trained[0].label}: {finding}"
     return style.state(figure, finding, results.sources_label(drawn))
+
+
+TEMPERATURE = Picture(
+    "temperature",
+    draw_sweeps,
+    "clipkit plot temperature probe.h5 -o tau.png",
+    of=("probe",),
+    draws_several=True,
+    section=CHANGES,
+    draw_together=draw_groups,
+    is_reported=_has_several_runs,
+)
 
 
 def _merge(label: str, sweeps: Sequence[Sweep]) -> Sweep:

@@ -40,7 +40,6 @@ from clipkit.plots.dumbbells import dumbbells, ways
 from clipkit.plots.marks import Points
 from clipkit.plots.picture import Picture as PictureRecord
 from clipkit.plots.style import Drawn
-from clipkit.plots.temperature import TEMPERATURE, draw_groups
 from clipkit.report.blocks import (
     Bar,
     Block,
@@ -157,10 +156,8 @@ class Sections:
         stems = {Path(name).stem: file for name, file in self._named.items()}
         name = picture.path.stem
         record = PICTURES.get(name.rpartition(".")[2])
-        if record is not None and record.name in ("confusion", "classes"):
-            return MISTAKES
-        if record is TEMPERATURE:
-            return CHANGES
+        if record is not None and record.section:
+            return record.section
         while name not in stems and "." in name:
             name = name.rpartition(".")[0]
         if name in stems:
@@ -252,27 +249,24 @@ class Sections:
 
     def _draw_others(self) -> None:
         """Draw the results of other questions; results of one picture that differ are one."""
-        chosen: dict[str, tuple[PictureRecord, dict[str, FeatureFile]]] = {}
+        chosen: dict[tuple[str, ...], tuple[PictureRecord, list[FeatureFile]]] = {}
         for name, file in self._named.items():
             if file.kind == "images" or not file.runs or is_untrained(file):
                 continue
             for picture in pictures_of(file):
-                if picture.is_reported(file):
-                    key = picture.name if picture is TEMPERATURE else f"{picture.name} {name}"
-                    settings = settings_of_any_model(file) or name
-                    if picture is not TEMPERATURE:
-                        key = f"{picture.name} {settings} {provenance(file).model}"
-                    _, members = chosen.setdefault(key, (picture, {}))
-                    members[name] = file
+                if not picture.is_reported(file):
+                    continue
+                settings = settings_of_any_model(file) or name
+                key: tuple[str, ...] = (picture.name, settings, str(provenance(file).model))
+                if picture.draw_together is not None:
+                    key = (picture.name,)
+                chosen.setdefault(key, (picture, []))[1].append(file)
         for picture, members in chosen.values():
-            first = next(iter(members.values()))
-            section = section_of(first)
-            if picture is TEMPERATURE:
-                self._drawings[CHANGES].insert(0, Drawing(draw_groups, [list(members.values())]))
-                continue
-            if picture.name in ("shots", "layers"):
-                section = CHANGES
-            self._drawings[section].append(Drawing(picture.draw_file, [first]))
+            drawings = self._drawings[picture.section or section_of(members[0])]
+            if picture.draw_together is not None:
+                drawings.insert(0, Drawing(picture.draw_together, [members]))
+            else:
+                drawings.append(Drawing(picture.draw_file, [members[0]]))
 
 
 def _is_small(table: Table) -> bool:

@@ -8,6 +8,7 @@ from clipkit.analysis.options import FirstSplit
 from clipkit.analysis.question import UNDERSTAND, Analysis, Answer, FeatureFile, Input
 from clipkit.base.errors import UsageError
 from clipkit.base.options import MAX_SEED, OUTPUT_PANEL, option
+from clipkit.base.pictures import Dots
 from clipkit.features.columns import (
     ACC1,
     CLASS,
@@ -138,6 +139,8 @@ def _find(result: FeatureFile) -> list[str]:
     return [cost_sentence(claims_of(result))] if "cost" in result.runs else []
 
 
+COST = "the accuracy that permuting each {} costs a probe"
+
 ANALYSIS = Analysis(
     "importance",
     "Which prompts does a probe rely on?",
@@ -149,4 +152,8 @@ ANALYSIS = Analysis(
     needs="cost low high rows",
     panel=UNDERSTAND,
     null="labels",
+    picture=(
+        Dots("prompt", ("cost",), is_sorted=True, title=COST.format("prompt")),
+        Dots("group", ("cost",), is_sorted=True, title=COST.format("group")),
+    ),
 )

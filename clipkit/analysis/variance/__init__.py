@@ -18,6 +18,7 @@ from clipkit.analysis.options import (
 )
 from clipkit.analysis.question import UNDERSTAND, Analysis, FeatureFile, Input
 from clipkit.base.options import CONTROLS_PANEL, flag, option
+from clipkit.base.pictures import Dots, Matrix
 from clipkit.features.columns import (
     ATTRIBUTE,
     COUNT,
@@ -144,10 +145,15 @@ def _largest_shares(rows: Sequence[Row], columns: Columns) -> list[Row]:
 
 
 def _find(result: FeatureFile) -> list[str]:
-    """Name the attributes that explain more than unrelated ones, and count the others."""
+    """Name the attributes that explain more than unrelated ones, or count the cells of prompts."""
     from clipkit.analysis.verdicts import claims_of
     from clipkit.statistics.claims import explained_sentence
 
+    if "above" in result.runs:
+        above = sum(bool(row["above"]) for row in result.rows())
+        count = sum(not math.isnan(number(row, "share")) for row in result.rows())
+        by_chance = f"{0.01 * count:.2g} by chance"
+        return [f"{above:,} of {count:,} cells are above both nulls; {by_chance}"]
     claims = claims_of(result)
     return [explained_sentence(claims)] if claims else []
 
@@ -161,5 +167,23 @@ ANALYSIS = Analysis(
     findings=_find,
     null="attributes",
     explanation=_explain,
+    picture=(
+        Matrix(
+            "prompt",
+            "attribute",
+            "share",
+            "above",
+            title="the share of the variance of each prompt's similarities that attributes explain "
+            "(numbers: above both nulls)",
+        ),
+        Dots(
+            "attribute",
+            ("share", "unique", "control_share"),
+            "null95",
+            is_sorted=True,
+            title="the share of the embeddings' variance that attributes explain (adjusted R²), "
+            "and what is lost without each (unique; of images that have all attributes)",
+        ),
+    ),
     panel=UNDERSTAND,
 )
