@@ -952,7 +952,7 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
     group, because, needs = group_of(row)
     name = _said(group) if is_said else group
     probe, low, high = (_number(row, f"probe{end}") for end in ("", "_low", "_high"))
-    against = Reference(CHANCE, _number(row, "chance"))
+    against = Reference(CHANCE, _number(row, "null" if "null5" in row else "chance"))
     if because in (NO_CONTROL, OF_GAIN):
         against = Reference(CONTROL, _number(row, "control"))
     n = int(row["rows"])
@@ -972,6 +972,8 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
     A group is said if half of the fitted rows, in `half_group`, give it too. If both only agree
     that the attribute is learned, or there without training, it is not decided for words.
     """
+    if "null5" in row:
+        row = _as_score(row)
     found = _group_of_all(row)
     group, half = found[0], row.get("half_group") or found[0]
     if group in (NOT_DECIDED, half):
@@ -982,6 +984,24 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
                 return found
             return without_words, CHANGES.format(half), math.nan
     return NOT_DECIDED, CHANGES.format(half), math.nan
+
+
+def _as_score(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of an error as one of a score: which share of the error by chance is less.
+
+    >>> found = _as_score({"null": 0.2, "probe": 0.1, "probe_low": 0.09, "probe_high": 0.12})
+    >>> round(found["probe_low"], 2), round(found["probe_high"], 2)
+    (0.4, 0.55)
+    """
+    null = _number(row, "null")
+    score = {**row, "chance": 0.0}
+    for name in ("probe", "control", "given"):
+        score[name] = 1 - _number(row, name) / null
+        score[f"{name}_low"] = 1 - _number(row, f"{name}_high") / null
+        score[f"{name}_high"] = 1 - _number(row, f"{name}_low") / null
+    for name in ("gain", "gain_low", "gain_high"):
+        score[name] = _number(row, name) / null
+    return score
 
 
 def _group_of_all(row: Mapping[str, Any]) -> tuple[str, str, float]:
