@@ -335,22 +335,27 @@ NAN = math.nan
 @pytest.mark.parametrize(
     ("value", "limits", "against"),
     [
-        (0.5, (0.4, 0.6), 0.5),
         (0.5, (NAN, NAN), 0.4),
         (NAN, (NAN, NAN), 0.4),
         (0.5, (0.4, 0.6), NAN),
         (0.5, (0.5, 0.5), 0.4),
-        (0.5, (0.4, 0.6), 0.4999),
+        (0.5, (0.5, 0.5), 0.5),
     ],
 )
 def test_nothing_is_said_where_nothing_is_known(kind, value, limits, against):
     assert math.isnan(rows_needed(value, limits, against, 100, kind=kind))
 
 
-def test_nothing_is_said_beyond_100_times_the_rows_or_of_an_interval_without_an_end():
+@pytest.mark.parametrize("kind", [INTERVAL, SHARE, PAIRED])
+@pytest.mark.parametrize("against", [0.5, 0.4999, 0.5001])
+def test_no_number_of_rows_is_named_for_what_is_equal_or_nearly_so(kind, against):
+    assert math.isinf(rows_needed(0.5, (0.4, 0.6), against, 100, kind=kind))
+
+
+def test_no_number_is_named_beyond_100_times_the_rows_or_of_an_interval_without_an_end():
     needed = [rows_needed(0.5 + step, (0.4, 0.6), 0.5, 100) for step in (0.02, 0.01)]
     assert needed[0] < FARTHEST * 100
-    assert math.isnan(needed[1])
+    assert math.isinf(needed[1])
     assert math.isnan(rows_needed(0.2, (-1, 1), 0, 100, kind=PAIRED))
     assert math.isnan(rows_needed(0.2, (0, 0.6), 0.1, 5, kind=SHARE))
     known = rows_needed(0.6, (0.5, 0.7), 0.55, 50)

@@ -16,6 +16,7 @@ from clipkit.base.views import of_command
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile, known_columns
+from clipkit.statistics.claims import STEPS, with_steps
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -71,8 +72,11 @@ def rows_with_chance(result: FeatureFile) -> list[Row]:
     return [{name: row[name] for name in names} for row in rows]
 
 
-def findings(result: FeatureFile) -> list[str]:
-    """Return what a result found, in sentences, as the record of its question says it."""
+def findings(result: FeatureFile, steps: Mapping[str, str] = STEPS) -> list[str]:
+    """Return what a result found, in sentences, as the record of its question says it.
+
+    `steps` are what would decide what is not decided; see `claims.with_steps`.
+    """
     command = str(newest_entry(result)["command"])
     if command == OWN_QUESTION:  # it was found when the question was asked
         return [str(sentence) for sentence in newest_entry(result).list_of("found")]
@@ -83,4 +87,4 @@ def findings(result: FeatureFile) -> list[str]:
         columns_of(result, command, question.needs)
     except ClipkitError:  # another program's columns
         return []
-    return list(filter(None, question.findings(result)))
+    return with_steps(list(filter(None, question.findings(result))), steps)

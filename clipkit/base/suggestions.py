@@ -19,6 +19,15 @@ def command(*words: object) -> str:
     return shlex.join(map(str, words))
 
 
+def then(*commands: str) -> str:
+    """Return commands as one line of a shell: each runs if the one before succeeds.
+
+    >>> then(command("mkdir", "a b"), "ls")
+    "mkdir 'a b' && ls"
+    """
+    return " && ".join(commands)
+
+
 def path(name: str | os.PathLike[str]) -> str:
     """Return the name of a file as a word that is no option.
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from clipkit.features.columns import Column
     from clipkit.features.model import FeatureFile
 
+    # What would decide what a result leaves open; see `claims.with_steps`
+    Steps = Callable[[FeatureFile], Mapping[str, str]]
+
 T = TypeVar("T")
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
@@ -66,6 +69,9 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
         else:
             names.append(find_column(str(ctx.info_name), word))
     return names or None
+
+
+TYPED = "typed"  # member of a context: the command line, quoted
 
 
 def option_table(app: Any) -> dict[str, dict[str, Option]]:
@@ -314,10 +320,11 @@ class Report:
             output = name_by_seed(self.output, seed)
             endings.check_feature_output(output, force=self.force, inputs=names)
 
-    def show(self, answer: Answer) -> None:
+    def show(self, answer: Answer, steps: Steps | None = None) -> None:
         """Save an answer's result if an output is given, and print its runs, or its rows.
 
-        Below a table stands what the runs show, or the notes of the rows.
+        Below a table stands what the runs show, or the notes of the rows. `steps` returns what
+        would decide what a result leaves open.
         """
         from clipkit.analysis.for_people import findings, headings, rows_for_people
         from clipkit.base import console, tables
@@ -336,7 +343,7 @@ class Report:
             tables.emit(with_chosen(rows, result, view), view, notes)
             return
         if view.is_for_people:
-            notes = findings(result)
+            notes = findings(result, steps(result)) if steps else findings(result)
         tables.emit(report_rows(result, view), view, notes)
 
     def for_seed(self, seed: int | str) -> Report:

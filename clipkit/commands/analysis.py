@@ -17,20 +17,24 @@ from clipkit.base import suggestions
 from clipkit.base.errors import UsageError, quote
 from clipkit.base.options import SEED_FIELD, Option, parse_seeds
 from clipkit.commands._options import Report, name_by_seed
+from clipkit.commands.next_step import steps
 
 if TYPE_CHECKING:
+    from clipkit.commands._options import Steps
     from clipkit.features.model import FeatureFile
 
 
 def command_of(analysis: Analysis) -> Callable[..., None]:
     """Return the function of a question's command."""
 
-    def command(report: Report, **values: Any) -> None:
-        _ask(analysis, report, values)
+    def command(ctx: typer.Context, report: Report, **values: Any) -> None:
+        _ask(analysis, report, values, functools.partial(steps, ctx, analysis, values))
 
-    report = inspect.Parameter("report", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Report)
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    context = inspect.Parameter("ctx", kind, annotation=typer.Context)
+    of_report = inspect.Parameter("report", kind, annotation=Report)
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [report, *words_of(analysis)]
+        [context, of_report, *words_of(analysis)]
     )
     command.__doc__ = analysis.measure.__doc__
     command.analysis = analysis  # type: ignore[attr-defined]
@@ -65,7 +69,12 @@ def _parameter(
     return parameter.replace(annotation=Annotated[names, record], default=default)
 
 
-def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
+def _ask(
+    analysis: Analysis,
+    report: Report,
+    values: Mapping[str, Any],
+    steps: Steps,
+) -> None:
     """Read the files that a command line names, answer the question, and show the answer."""
     values, seeds = check_words(analysis, report, values)
     answers = _answers(analysis, values, seeds)
@@ -73,7 +82,7 @@ def _ask(analysis: Analysis, report: Report, values: Mapping[str, Any]) -> None:
         report.show_seeds(seeds, (answer.result for answer in answers if answer.result))
         return
     (answer,) = answers
-    report.for_seed(seeds[0]).show(answer)
+    report.for_seed(seeds[0]).show(answer, steps)
 
 
 def check_words(

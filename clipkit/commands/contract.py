@@ -616,7 +616,7 @@ def _command_rows(trial: Trial, paths: Mapping[str, Any], piped: bytes = b"") ->
     out, stdin = io.StringIO(), sys.stdin
     sys.stdin = io.TextIOWrapper(io.BytesIO(piped))
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        with context, contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
             command.callback(**context.params)  # type: ignore[misc]  # there is one
     finally:
         sys.stdin = stdin

@@ -59,10 +59,12 @@ def info(
         results, exit_code = _each(names, partial(features.read, kinds=["result"]))
         reports = _reports(results, view, per_class)
         view = view._replace(headings=_headings_of_rows(results, reports))
+        notes = _notes(results) if view.is_for_people else []
     else:
         describe = partial(_describe, is_json=is_json, is_named=len(names) > 1)
         reports, exit_code = _each(names, describe)
-    tables.emit(tables.join(reports), view)
+        notes = []
+    tables.emit(tables.join(reports), view, notes)
     return exit_code
 
 
@@ -98,6 +100,17 @@ def _reports(results: list[FeatureFile], view: View, per_class: bool) -> list[li
         rows = per_class_rows(result) if per_class else None
         reports.append([{**identity, **row, **identity} for row in report_rows(result, view, rows)])
     return reports
+
+
+def _notes(results: list[FeatureFile]) -> list[str]:
+    """Return what each result found, behind its name if there are several."""
+    from clipkit.analysis.for_people import findings
+
+    notes = []
+    for result in results:
+        prefix = f"{result.display_name}: " if len(results) > 1 else ""
+        notes += [f"{prefix}{sentence}" for sentence in findings(result)]
+    return notes
 
 
 def _headings_of_rows(results: list[FeatureFile], reports: list[list[Row]]) -> list[Headings]:

@@ -144,7 +144,8 @@ def answer(result: FeatureFile, source: str = "") -> list[Fact]:
     found = claims_of(result)
     facts = [Fact("Attributes", f"{claims.attributes_sentence(found)}.", source)] if found else []
     for group, names in claims.attribute_names(found).items():
-        facts.append(Fact(group.capitalize(), escape(names)))
+        (text,) = claims.with_steps([names])
+        facts.append(Fact(group.capitalize(), escape(text)))
     return facts
 
 

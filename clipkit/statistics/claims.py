@@ -12,7 +12,6 @@ module has words for a verdict.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -24,7 +23,7 @@ from clipkit.base.errors import listed
 from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
-from clipkit.statistics.power import INTERVAL, PAIRED, SHARE, rows_needed
+from clipkit.statistics.power import FARTHEST, INTERVAL, PAIRED, SHARE, rows_needed
 from clipkit.statistics.shared_errors import SharedError
 
 POINTS = "points"  # of a hundred, as a unit
@@ -34,9 +33,12 @@ CHANCE, CONTROL = "chance", "the untrained control"
 INCLUDES = "the interval includes {}"
 NO_INTERVAL = "it has no interval"
 NO_CONTROL = "there is no untrained control"
-MAKE_CONTROL = "embed the same images with --untrained 0 to make one"
+MAKE_CONTROL = "embed the same images with --untrained 7 to make one"
 FEWEST_OTHERS = 20  # other texts that are a control of words
 FEW_OTHERS = f"there are fewer than {FEWEST_OTHERS} other words"
+# What would decide, by what keeps a claim open; a command line may say more (see `with_steps`)
+STEPS = {NO_CONTROL: MAKE_CONTROL, FEW_OTHERS: "add texts about anything else to the words"}
+FAR = f"even {FARTHEST} times as many rows may not decide"
 NAMED = 3  # things that a sentence names; of more, it has the number
 EQUAL_DRAWS = 999  # of right rows over classes that are equal
 ROUNDING = 1e-12  # difference of equal numbers
@@ -85,7 +87,8 @@ class Claim:
     verdict : str
         ABOVE, BELOW or NOT_DECIDED, by the intervals; or the question's own words.
     because : str
-        Why this is not decided: what is missing, or what the interval includes. "" if it is.
+        Why this is not decided: what is missing, or what the interval includes. "" if it is. FAR
+        stands behind it if a number is that near to the other one.
     needs : float
         Rows that would decide it, if what was measured holds; see `power.rows_needed`.
 
@@ -112,7 +115,9 @@ class Claim:
         verdict, because, needs = self.verdict, self.because, self.needs
         if not verdict:
             verdict, because, needs = self._decide()
-        if math.isfinite(needs):
+        if math.isinf(needs):
+            because, needs = f"{because}; {FAR}", math.nan
+        elif not math.isnan(needs):
             needs = float(math.ceil(needs))
         object.__setattr__(self, "verdict", verdict)  # as dataclasses do in a frozen class
         object.__setattr__(self, "because", because)
@@ -151,28 +156,28 @@ class Claim:
         return sentence([self], decimals)
 
 
-def sentence(claims: Sequence[Claim], decimals: int = 1) -> str:
+def sentence(claims: Sequence[Claim], decimals: int = 1, noun: str = "images") -> str:
     """Say a number and what it is held against, by each of several claims about it."""
     first = claims[0]
     value = _format(first.value, first.unit, decimals)
     rows = f"of {first.n:,}" if first.unit == "%" else f"on {_count(first.n, 'row')}"
-    return f"{first.subject} {value} {rows}, {relations(claims, decimals)}"
+    return f"{first.subject} {value} {rows}, {relations(claims, decimals, noun)}"
 
 
-def relations(claims: Sequence[Claim], decimals: int = 1) -> str:
+def relations(claims: Sequence[Claim], decimals: int = 1, noun: str = "images") -> str:
     """Say what a number is above, what it is below, and against what it is not decided.
 
-    >>> chance, control = Reference("chance", 0.5), Reference("the control", 0.64)
-    >>> relations([Claim("", 0.66, 0.62, 0.7, against, 600) for against in (chance, control)])
-    'above chance (50.0 %), not decided against the control (64.0 %; 4,600 rows would decide)'
+    >>> relations([Claim("", 0.66, 0.62, 0.7, Reference("chance", 0.64), 600)])
+    'not decided against chance (64.0 %; about 4,600 images would decide)'
+    >>> relations([Claim("", 0.66, 0.62, 0.7, Reference(name, 0.5), 600) for name in "ab"])
+    'above a (50.0 %) and b (50.0 %)'
     """
     named: dict[str, list[str]] = {}
     for claim in claims:
         against = claim.against
         value = _format(against.value, claim.unit, decimals)
-        if not math.isnan(claim.needs):
-            value += f"; {_about(claim.needs)} rows would decide"
-        named.setdefault(claim.verdict, []).append(f"{against.name} ({value})")
+        inside = "; ".join(filter(None, [value, would_decide([claim], noun)]))
+        named.setdefault(claim.verdict, []).append(f"{against.name} ({inside})")
     parts = []
     for verdict, names in named.items():
         how = f"{verdict} against" if verdict == NOT_DECIDED else verdict
@@ -180,7 +185,39 @@ def relations(claims: Sequence[Claim], decimals: int = 1) -> str:
     return ", ".join(parts)
 
 
-def sentences(claims: Sequence[Claim]) -> list[str]:
+def would_decide(claims: Sequence[Claim], noun: str = "images") -> str:
+    """Say how many images would decide what is not decided; "" if this is not known.
+
+    >>> would_decide([Claim("right", 0.51, 0.47, 0.55, Reference("chance", 0.5), 600)])
+    'about 19,000 images would decide'
+    """
+    still_open = [claim for claim in claims if claim.verdict not in (ABOVE, BELOW)]
+    needed = [claim.needs for claim in still_open if not math.isnan(claim.needs)]
+    if needed:
+        of_some = f" {len(needed)} of them" if len(needed) < len(still_open) else ""
+        return f"about {_about(max(needed))} {noun} would decide{of_some}"
+    is_far = still_open and all(claim.because.endswith(FAR) for claim in still_open)
+    return FAR if is_far else ""
+
+
+def _bracketed(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def with_steps(sentences: Sequence[str], steps: Mapping[str, str] = STEPS) -> list[str]:
+    """Return sentences with a hint behind each that says what keeps it open: the step to take.
+
+    >>> with_steps([f"not decided: x ({FEW_OTHERS})"])[0].partition("; hint: ")[2]
+    'add texts about anything else to the words'
+    """
+    found = []
+    for text in sentences:
+        hints = [step for because, step in steps.items() if because in text]
+        found.append("; hint: ".join([text, *hints]))
+    return found
+
+
+def sentences(claims: Sequence[Claim], noun: str = "images") -> list[str]:
     """Say each number of a result and what it is held against; of more than NAMED, count them.
 
     >>> against = Reference("chance", 0.5)
@@ -194,12 +231,15 @@ def sentences(claims: Sequence[Claim]) -> list[str]:
     for claim in claims:
         of_numbers.setdefault((claim.run, claim.subject), []).append(claim)
     if len(of_numbers) <= NAMED:
-        return [_capitalized(sentence(about)) for about in of_numbers.values()]
-    counts = Counter((claim.verdict, claim.against.name) for claim in claims)
+        return [_capitalized(sentence(about, noun=noun)) for about in of_numbers.values()]
+    alike: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        alike.setdefault((claim.verdict, claim.against.name), []).append(claim)
     parts = []
-    for (verdict, name), count in counts.items():
+    for (verdict, name), members in alike.items():
         how = f"{verdict} against" if verdict == NOT_DECIDED else verdict
-        parts.append(f"{count} of {len(of_numbers)} {how} {name}")
+        text = f"{len(members)} of {len(of_numbers)} {how} {name}"
+        parts.append(text + _bracketed(would_decide(members, noun)))
     return ["; ".join(parts)]
 
 
@@ -299,9 +339,9 @@ def cost_sentence(claims: Sequence[Claim]) -> str:
 
     >>> free = Reference("no cost", 0.0)
     >>> costs = [Claim(name, cost, cost - 0.03, cost + 0.03, free, 100, POINTS)
-    ...          for name, cost in (("a dog", 0.05), ("a cat", 0.02))]
+    ...          for name, cost in (("p", 0.05), ("q", 0.02))]
     >>> cost_sentence(costs)
-    'Permuting 1 of 2 costs accuracy: a dog (5.0 points); 1 not decided'
+    'Permuting 1 of 2 costs accuracy: p (5.0 points); 1 not decided (about 460 images would decide)'
     """
     return _name_above(claims, "Permuting {} costs accuracy")
 
@@ -314,9 +354,9 @@ def _name_above(claims: Sequence[Claim], words: str) -> str:
     if above:
         names = [f"{claim.subject} ({_format(claim.value, claim.unit, 1)})" for claim in above]
         text += f": {listed(names, NAMED)}"
-    undecided = sum(claim.verdict == NOT_DECIDED for claim in claims)
+    undecided = [claim for claim in claims if claim.verdict == NOT_DECIDED]
     if undecided:
-        text += f"; {undecided} {NOT_DECIDED}"
+        text += f"; {len(undecided)} {NOT_DECIDED}{_bracketed(would_decide(undecided))}"
     return text
 
 
@@ -572,7 +612,18 @@ def leaderboard_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
             verb = "is" if len(names) == 1 else "are"
             how = f"{verdict} against" if verdict == NOT_DECIDED else verdict
             parts.append(f"{_list(names)} {verb} {how} {first}")
+            if verdict == NOT_DECIDED:
+                found = [_against_first(row, rows[0]) for row in rows if row["result"] in names]
+                parts[-1] += _bracketed(would_decide(found))
     return f"On the same {_count(int(rows[0]['rows']), 'row')}: {'; '.join(parts)}"
+
+
+def _against_first(row: Mapping[str, Any], first: Mapping[str, Any]) -> Claim:
+    """Hold a row of a leaderboard against its first one."""
+    low, high = (_number(row, f"to_first_{end}") for end in ("low", "high"))
+    pair = {"a": row["result"], "acc_a": _number(row, "acc1"), "low": low, "high": high}
+    pair |= {"b": first["result"], "acc_b": _number(first, "acc1"), "p": _number(row, "p_holm")}
+    return difference_claim({**row, **pair}, -1)
 
 
 def difference_claim(row: Mapping[str, Any], run: int) -> Claim:
@@ -595,7 +646,8 @@ def difference_sentence(row: Mapping[str, Any]) -> str:
     points = f"{100 * row['difference']:.1f} points ({low:.1f} to {high:.1f})"
     on_rows = f"on {_count(int(row['rows']), 'row')}"
     if verdict == NOT_DECIDED:
-        return f"{row['a']} and {row['b']}: {NOT_DECIDED}, {points} {on_rows}"
+        step = _bracketed(would_decide([difference_claim(row, -1)]))
+        return f"{row['a']} and {row['b']}: {NOT_DECIDED}, {points} {on_rows}{step}"
     if verdict == BELOW:
         points = f"{-100 * row['difference']:.1f} points ({-high:.1f} to {-low:.1f})"
     return f"{row['a']} is {verdict} {row['b']} by {points} {on_rows}"
@@ -657,10 +709,11 @@ def calibration_sentence(claims: Sequence[Claim]) -> str:
             continue
         error, null = _format(claim.value, "%", 1), _format(claim.against.value, "%", 1)
         wrong.append(f"{claim.subject} (error {error}, null below {null})")
-    if not wrong:
-        return f"Not shown to be miscalibrated at {_list(open_at)}" if open_at else ""
-    text = f"Miscalibrated at {_list(wrong)}"
-    return f"{text}; {NOT_DECIDED} at {_list(open_at)}" if open_at else text
+    text = f"Miscalibrated at {_list(wrong)}" if wrong else ""
+    if open_at:
+        text += f"; {NOT_DECIDED} at {_list(open_at)}" if text else ""
+        text = text or f"Miscalibrated: {NOT_DECIDED} at {_list(open_at)}"
+    return text
 
 
 def largest_error_sentence(count: int, second: int, total: int, names: tuple[str, str]) -> str:
@@ -786,13 +839,18 @@ def understood(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
     `rows` are those of `choose`, of which the last measure counts: it has both directions. A
     category is understood if it is above all that it is held against; else this is not decided.
     """
-    rows = [row for row in rows if row["split"] == rows[-1]["split"]]
     categories: dict[str, dict[str, bool]] = {}
-    for row in rows[1:] or rows:
+    for row in _categories(rows):
         decided_by = ORDER if row["ceiling"] < MOSTLY_ORDER else WORDS
         is_above = all(claim.verdict == ABOVE for claim in choice_claims(row))
         categories.setdefault(decided_by, {})[row["category"]] = is_above
     return {name: categories[name] for name in (WORDS, ORDER) if name in categories}
+
+
+def _categories(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Return the rows of `choose` that have a category each, of the last measure."""
+    rows = [row for row in rows if row["split"] == rows[-1]["split"]]
+    return rows[1:] or rows
 
 
 def choices_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -802,7 +860,11 @@ def choices_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
         parts.append(f"{decided_by} in {sum(categories.values())} of {len(categories)} categories")
         others += [name for name, is_above in categories.items() if not is_above]
     text = f"Understood: {', '.join(parts)}"
-    return f"{text}; {NOT_DECIDED}: {_list(others)}" if others else text
+    if not others:
+        return text
+    found = [claim for row in _categories(rows) for claim in choice_claims(row)]
+    open_at = [claim for claim in found if claim.verdict == NOT_DECIDED]
+    return f"{text}; {NOT_DECIDED}: {_list(others)}{_bracketed(would_decide(open_at, 'items'))}"
 
 
 def retrieval_claims(row: Mapping[str, Any], run: int = -1, subject: str = "") -> list[Claim]:
@@ -825,7 +887,7 @@ def retrieval_sentence(rows: Mapping[str, Mapping[str, Any]]) -> str:
             return ""
         place = "first" if row["k"] == 1 else f"among the first {row['k']:g}"
         subject = f"{noun} {place}:" if not parts else f"{noun}:"
-        parts.append(sentence(retrieval_claims(row, subject=subject)))
+        parts.append(sentence(retrieval_claims(row, subject=subject), noun="queries"))
     text = "; ".join(parts)
     return _capitalized(text)
 
@@ -890,7 +952,7 @@ def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str =
     group, because, needs = group_of(row)
     name = _said(group) if is_said else group
     probe, low, high = (_number(row, f"probe{end}") for end in ("", "_low", "_high"))
-    against = Reference(CHANCE, _number(row, "chance"))
+    against = Reference(CHANCE, _number(row, "null" if "null5" in row else "chance"))
     if because in (NO_CONTROL, OF_GAIN):
         against = Reference(CONTROL, _number(row, "control"))
     n = int(row["rows"])
@@ -910,6 +972,8 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
     A group is said if half of the fitted rows, in `half_group`, give it too. If both only agree
     that the attribute is learned, or there without training, it is not decided for words.
     """
+    if "null5" in row:
+        row = _as_score(row)
     found = _group_of_all(row)
     group, half = found[0], row.get("half_group") or found[0]
     if group in (NOT_DECIDED, half):
@@ -920,6 +984,24 @@ def group_of(row: Mapping[str, Any]) -> tuple[str, str, float]:
                 return found
             return without_words, CHANGES.format(half), math.nan
     return NOT_DECIDED, CHANGES.format(half), math.nan
+
+
+def _as_score(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of an error as one of a score: which share of the error by chance is less.
+
+    >>> found = _as_score({"null": 0.2, "probe": 0.1, "probe_low": 0.09, "probe_high": 0.12})
+    >>> round(found["probe_low"], 2), round(found["probe_high"], 2)
+    (0.4, 0.55)
+    """
+    null = _number(row, "null")
+    score = {**row, "chance": 0.0}
+    for name in ("probe", "control", "given"):
+        score[name] = 1 - _number(row, name) / null
+        score[f"{name}_low"] = 1 - _number(row, f"{name}_high") / null
+        score[f"{name}_high"] = 1 - _number(row, f"{name}_low") / null
+    for name in ("gain", "gain_low", "gain_high"):
+        score[name] = _number(row, name) / null
+    return score
 
 
 def _group_of_all(row: Mapping[str, Any]) -> tuple[str, str, float]:
@@ -1030,28 +1112,22 @@ def attribute_names(claims: Sequence[Claim]) -> dict[str, str]:
 
     >>> chance = Reference("chance", 0.5)
     >>> known = Claim("colour", 0.9, 0.8, 1.0, chance, 100, verdict=REACHED)
-    >>> open_one = replace(known, subject="angle", verdict=NOT_DECIDED, because=OF_GAIN, needs=900)
+    >>> open_one = replace(known, subject="angle", verdict=NOT_DECIDED, because="why", needs=900)
     >>> for group, names in attribute_names([open_one, known]).items():
     ...     print(f"{group}: {names}")
     learned and reached by words: colour
-    not decided: angle (the interval of the gain over the control includes half; 900 images)
+    not decided: angle (why; about 900 images would decide)
     """
     texts = {}
     for name, members in attribute_groups(claims).items():
-        of_reason: dict[str, list[str]] = {}
-        needed: dict[str, float] = {}
+        of_reason: dict[str, list[Claim]] = {}
         for claim in members:
-            of_reason.setdefault(claim.because, []).append(claim.subject)
-            most = needed.get(claim.because, math.nan)
-            needed[claim.because] = float(np.fmax(most, claim.needs))
+            of_reason.setdefault(claim.because, []).append(claim)
         parts = []
-        for because, names in of_reason.items():
-            reason = because
-            if because == NO_CONTROL:
-                reason += f"; {MAKE_CONTROL}"
-            if not math.isnan(needed[because]):
-                reason += f"; {_about(needed[because])} images"
-            parts.append(", ".join(names) + (f" ({reason})" if reason else ""))
+        for because, alike in of_reason.items():
+            names = ", ".join(claim.subject for claim in alike)
+            step = "" if because.endswith(FAR) else would_decide(alike)
+            parts.append(names + _bracketed("; ".join(filter(None, [because, step]))))
         texts[name] = "; ".join(parts)
     return texts
 
@@ -1105,7 +1181,7 @@ def of_draws(
     'above'
     """
     bottom, top = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
-    needs = math.nan
+    needs = math.inf  # no number of rows shows that it is above
     if value > chance:
         needs = rows_needed(value, (value - (top - chance), value + (chance - bottom)), chance, n)
     claim = Claim(subject, value, math.nan, math.nan, Reference(CHANCE, chance), n, unit, run)
@@ -1162,7 +1238,10 @@ def description_sentences(rows: Sequence[Mapping[str, Any]], claims: Sequence[Cl
     open_at = [name for name, found in of_groups.items() if found[0].verdict == NOT_DECIDED]
     count = len(of_groups) - len(open_at)
     text = f"{count} of {len(of_groups)} groups differ from {OTHER_IMAGES} in a prompt"
-    return [f"{text}; {NOT_DECIDED}: {_list(open_at)}" if open_at else text]
+    if open_at:
+        step = would_decide([of_groups[name][0] for name in open_at])
+        text += f"; {NOT_DECIDED}: {_list(open_at)}{_bracketed(step)}"
+    return [text]
 
 
 # ---- Two models, and what errors share -----------------------------------------------------------

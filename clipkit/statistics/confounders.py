@@ -167,7 +167,8 @@ def number_given(
 ) -> Given:
     """Return a score of numbers (N,) without what a confounder (N,) says of them.
 
-    The truth and the scores, or their ranks, are residuals of polynomials in its ranks.
+    The truth and the scores, or their ranks, are residuals of polynomials in its ranks. An error is
+    on the scale of the whole truth, by the errors of the mean of each.
     """
     if len(truth) < FEWEST:
         return UNKNOWN
@@ -181,7 +182,15 @@ def number_given(
     if residuals[0].std() <= 1e-9 * max(float(np.std(truth)), 1e-300):
         return UNKNOWN
     low, high = metric.interval(*residuals)
-    return Given(float(metric.value(*residuals)), low, high)
+    found = Given(float(metric.value(*residuals)), low, high)
+    if not metric.is_error:
+        return found
+    scale = _error_of_mean(metric, truth) / _error_of_mean(metric, residuals[0])
+    return Given(*(scale * end for end in found))
+
+
+def _error_of_mean(metric: ScoreMetric, truth: Floats) -> float:
+    return float(metric.value(truth, np.full(len(truth), truth.mean())))
 
 
 def _scaled(values: Floats) -> Floats:

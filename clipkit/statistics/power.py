@@ -63,9 +63,9 @@ def rows_needed(
     Returns
     -------
     float
-        Rows; fewer than `n` if fewer had sufficed. NaN if the number equals its reference or a
-        limit is NaN, if the interval has no end on the side of the reference, and for more than
-        FARTHEST times `n`.
+        Rows; fewer than `n` if fewer had sufficed. Infinite for more than FARTHEST times `n`, as
+        if the number equals its reference. NaN if a limit is NaN, or if the interval has no end on
+        the side of the reference.
 
     >>> round(rows_needed(0.16, (0.06, 0.26), 0.1, 50))
     284
@@ -78,6 +78,8 @@ def rows_needed(
         bottom = top = against
     if value < against:  # mirrored, so that the number is above its reference
         value, low, against, top = 1 - value, 1 - high, 1 - against, 1 - bottom
+    if value == against and low < value:
+        return math.inf
     if not (value > against and value > low and top >= against):
         return math.nan
     if kind == SHARE:
@@ -87,7 +89,7 @@ def rows_needed(
     halves = value - low, top - against
     apart = sum(halves) + POWER_QUANTILE * math.hypot(*halves) / metrics.QUANTILE
     factor = (apart / (value - against)) ** 2
-    return n * factor if factor <= FARTHEST else math.nan
+    return n * factor if factor <= FARTHEST else math.inf
 
 
 def _factor_of_shares(share: float, low: float, other: float, other_high: float) -> float:
@@ -158,13 +160,13 @@ def _steps(variance: float, other_variance: float) -> tuple[float, float]:
 
 
 def _least_factor(gap: Callable[[float], float], nearest: float) -> float:
-    """Return where a gap between two intervals opens; NaN beyond FARTHEST."""
+    """Return where a gap between two intervals opens; infinite beyond FARTHEST."""
     from scipy.optimize import brentq
 
     if gap(nearest) >= 0:
         return nearest
     if gap(FARTHEST) < 0:
-        return math.nan
+        return math.inf
     return float(brentq(gap, nearest, FARTHEST, rtol=1e-9))
 
 
@@ -239,6 +241,8 @@ def _paired_rows(difference: float, low: float, high: float, n: float) -> float:
     if difference < 0:
         difference, low, high = -difference, -high, -low
     half = difference - low
+    if difference == 0 and half > 0 and low > -1:
+        return math.inf
     if not (0 < difference < 1 and half > 0) or (low <= -1 and high >= 1):
         return math.nan
     variance = n * (half / metrics.QUANTILE) ** 2
@@ -248,7 +252,7 @@ def _paired_rows(difference: float, low: float, high: float, n: float) -> float:
     deviations += POWER_QUANTILE * math.sqrt(max(0.0, discordant - difference**2))
     by_formula = (deviations / difference) ** 2
     if by_formula * as_one > FARTHEST * n:
-        return math.nan
+        return math.inf
     # exact tests ask for about 2 / d more; a bracket as wide saves most steps of a bisection
     fewest, most = int(0.9 * by_formula), int(1.1 * by_formula + 4 / difference) + 4
     while most - fewest > 1 + fewest / 1000:

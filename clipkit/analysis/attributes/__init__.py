@@ -173,13 +173,8 @@ def _explain(result: FeatureFile) -> str:
 
 
 def _claim(result: FeatureFile) -> list[Claim]:
-    from clipkit.analysis.results import newest_entry
     from clipkit.statistics.claims import attribute_claim
-    from clipkit.statistics.score_metrics import METRICS
 
-    metric = METRICS.get(str(newest_entry(result).get("metric")))
-    if metric is not None and metric.is_error:  # the rules are for scores of which more is better
-        return []
     unit = "" if "null5" in result.runs else "%"
     is_said = result.is_dot_product
     rows = enumerate(result.rows())

@@ -374,7 +374,7 @@ def _measure_each(
             embeddings = one.embeddings  # those of the next attribute, if it has the same rows
             own_words = None if words is None else one.find_words(words)
             row, problems = one.row(own_words), one.problems()
-            is_grouped, half = not one.metric.is_error and group_of(row)[0] != NOT_DECIDED, None
+            is_grouped, half = group_of(row)[0] != NOT_DECIDED, None
             if is_grouped:
                 half = one.with_half(row, of_half)
             has_words, value = own_words is not None, (attribute.values or ["VALUE"])[0]
@@ -783,10 +783,13 @@ class _Attribute:
         If no row could show it, the limits are NaN, with the confounder's name.
         """
         least, of_least = confounders.UNKNOWN, ""
-        if predicted is not None and not self.metric.is_error:
+        if predicted is not None:
             for other in self._confounders:
                 found = self._given_one(predicted, other)
-                if not of_least or not found.low >= least.low:
+                leaves_less = not found.low >= least.low
+                if self.metric.is_error:
+                    leaves_less = not found.high <= least.high
+                if not of_least or leaves_less:
                     least, of_least = found, other.name
                 if math.isnan(least.low):
                     break
