@@ -58,7 +58,8 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
         raise UsageError(f"k: expected at least 1, got {k}")
     if len(features) < k:
         raise ClipkitError(
-            f"expected at least as many rows as clusters, got {len(features)} and {k}"
+            f"expected at least as many rows as clusters, got {len(features)} and {k}",
+            f"choose -k {len(features)} or smaller",
         )
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct rows: an error below
@@ -75,7 +76,8 @@ def kmeans(features: NDArray[np.floating[Any]], k: int, *, seed: int = 42) -> In
     distinct = len(np.unique(assignments))
     if distinct < k:
         raise ClipkitError(
-            f"expected at least as many distinct rows as clusters, got {distinct} and {k}"
+            f"expected at least as many distinct rows as clusters, got {distinct} and {k}",
+            f"choose -k {distinct} or smaller",
         )
     return assignments
 
