@@ -359,7 +359,9 @@ def read_bytes(source: str, *, is_text: bool = True) -> bytes:
     except FileNotFoundError as error:
         raise missing(source) from error
     except OSError as error:
-        raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
+        hint = "name a file in it" if isinstance(error, IsADirectoryError) else None
+        reason = f"cannot read {display_name(source)}: {error.strerror}"
+        raise ClipkitError(reason, hint) from error
     if content.tell() > MAX_TEXT_BYTES:
         most = f"{MAX_TEXT_BYTES >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
