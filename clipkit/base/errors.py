@@ -94,7 +94,7 @@ def meant_by(name: str, known: Sequence[str]) -> list[str]:
     synonyms = _synonyms()
     if alike and name not in synonyms:
         return alike
-    meant = synonyms.get(name) or synonyms.get(folded, ())
+    meant = synonyms.get(name, synonyms.get(folded, []))
     return [other for other in meant if other.partition(" ")[0] in known] or alike
 
 

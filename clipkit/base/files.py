@@ -123,11 +123,11 @@ def missing(source: str) -> InputError:
         hint = f"there is no folder {path.parent} either"
         return InputError(f"cannot read {source}: there is no such file", hint)
     beside = itertools.islice(path.parent.iterdir(), MAX_NEIGHBOURS)
-    known = sorted(str(path.with_name(file.name)) for file in beside if file.suffix == path.suffix)
-    near = difflib.get_close_matches(source, known, n=2)
+    known = sorted(file.name for file in beside if file.suffix == path.suffix)
+    near = difflib.get_close_matches(path.name, known, n=2, cutoff=0.8)
     hint = MISSING_HINT
     if near:
-        hint = f"did you mean {' or '.join(near)}?"
+        hint = f"did you mean {' or '.join(str(path.with_name(name)) for name in near)}?"
     elif known and path.suffix:
         hint = f"its folder has {listed(known, 8)}"
     return InputError(f"cannot read {source}: there is no such file", hint)

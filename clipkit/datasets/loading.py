@@ -286,9 +286,9 @@ def _check_exists(name: str) -> None:
     if name and os.path.lexists(Path(name).expanduser()):
         return
     if Path(name).suffix:
-        hint = f"choose another name, or name the output: -o {suggestions.command(name)}"
-        if Path(name).suffix not in FEATURE_ENDINGS:
-            hint = missing(name).hint
+        hint = missing(name).hint
+        if Path(name).suffix in FEATURE_ENDINGS:
+            hint = f"choose another name, or name the output: -o {suggestions.command(name)}"
         raise ClipkitError(f"cannot read {escape(name)}: there is no such file or folder", hint)
     if "/" in name or os.sep in name:
         raise ClipkitError(f"cannot read {escape(name)}: there is no such folder")
