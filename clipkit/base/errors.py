@@ -126,7 +126,7 @@ def unknown_option(name: str, known: Sequence[str], hint: str) -> UsageError:
     >>> unknown_option("--n_clusters", ["-k", "--seed"], "see clipkit cluster --help").hint
     'did you mean -k?'
     """
-    return UsageError(f"No such option: {name}", _did_you_mean(name, known, 0.75) or hint)
+    return UsageError(f"No such option: {name}", _did_you_mean(name, known, 0.78) or hint)
 
 
 def _did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
