@@ -133,7 +133,7 @@ class ClipkitGroup(CommandGroup):
 
 def _unknown_command(name: str) -> ClipkitError:
     """Return the error for a first word that names no command, such as a file."""
-    error = unknown("command", name, COMMANDS, ["--help", "--version"])
+    error = unknown("command", name, COMMANDS, sorted(HELP))
     path = Path(name)
     if not path.exists():
         return error
@@ -224,7 +224,7 @@ def _explain_option(name: str, ctx: Any) -> ClipkitError:
     known = [one.opts[0] for one in shown if one.opts[0].startswith("-")]
     hint = f"known: {listed(known, MAX_LISTED)}"
     if others:
-        hint = f"{listed(others, 4)} have it; {hint}"
+        hint = f"it is an option of {listed(others, 4)}; {hint}"
     return unknown_option(name, options, hint)
 
 
