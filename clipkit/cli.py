@@ -23,20 +23,24 @@ import typer
 
 from clipkit import analysis
 from clipkit.analysis.question import MEASURE, UNDERSTAND
-from clipkit.base import console, files, signals, unread
+from clipkit.base import console, files, signals, suggestions, unread
 from clipkit.base.errors import (
+    MAX_LISTED,
     ClipkitError,
     UsageError,
     import_error,
+    listed,
+    meant_by,
     system_reason,
     unknown,
     unknown_option,
 )
 from clipkit.base.options import flag
 from clipkit.base.version import __version__
-from clipkit.commands._command import ClipkitCommand, CommandGroup
+from clipkit.commands._command import ClipkitCommand, CommandGroup, example_of, usage_of
 from clipkit.commands._options import with_typer
 from clipkit.commands.analysis import command_of
+from clipkit.features.endings import FEATURE_ENDINGS
 
 GROUPS = {
     "Encode": ("embed", "textembed"),
@@ -94,7 +98,7 @@ class ClipkitGroup(CommandGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""
         if args[0] not in COMMANDS and not ctx.resilient_parsing:  # parsed for completion
-            raise unknown("command", args[0], COMMANDS)
+            raise _unknown_command(args[0])
         return super().resolve_command(ctx, args)
 
     def main(  # type: ignore[override]  # the other parameters are passed on
@@ -125,6 +129,19 @@ class ClipkitGroup(CommandGroup):
         with contextlib.suppress(OSError, ValueError):  # what was written before an error
             console.data().flush()
         sys.exit(code)
+
+
+def _unknown_command(name: str) -> ClipkitError:
+    """Return the error for a first word that names no command, such as a file."""
+    error = unknown("command", name, COMMANDS, sorted(HELP))
+    path = Path(name)
+    if not path.exists():
+        return error
+    command = "info" if path.suffix in FEATURE_ENDINGS else "embed"
+    return UsageError(
+        error.message,
+        f"name a command before the file: {suggestions.command('clipkit', command, name)}",
+    )
 
 
 def _command_path(group: Any, words: list[str]) -> str:
@@ -176,14 +193,9 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         return error
     ctx: Any = getattr(error, "ctx", None)
     if hasattr(error, "possibilities") and ctx is not None:  # Typer's: an unknown option
-        shown = [one for one in ctx.command.get_params(ctx) if not one.hidden]
-        names = [name for one in shown for name in (*one.opts, *one.secondary_opts)]
-        options = [name for name in names if name.startswith("-")]
-        return unknown_option(
-            str(getattr(error, "option_name", "")), options, f"see {command} --help"
-        )
-    if hasattr(error, "format_message"):  # Typer's: a missing argument, an unknown option
-        return UsageError(_describe_usage(error), f"see {command} --help")
+        return _explain_option(str(getattr(error, "option_name", "")), ctx)
+    if hasattr(error, "format_message"):  # Typer's: a missing argument, a wrong value
+        return UsageError(_describe_usage(error), _usage_hint(error, ctx, command))
     if isinstance(error, typer.Abort):
         interrupted = ClipkitError("interrupted")
         interrupted.exit_code = 128 + signal.SIGINT
@@ -197,6 +209,46 @@ def _explain(error: Exception, command: str) -> ClipkitError:
         return import_error(error)
     hint = "this is a bug in clipkit: run with --debug to see where"
     return ClipkitError(f"unexpected {type(error).__name__}: {error}", hint)
+
+
+def _explain_option(name: str, ctx: Any) -> ClipkitError:
+    """Name the option or the argument that is meant, commands that have the option, or all."""
+    shown = [one for one in ctx.command.get_params(ctx) if not one.hidden]
+    options = [name for one in shown for name in (*one.opts, *one.secondary_opts)]
+    options = [option for option in options if option.startswith("-")]
+    arguments = [_name_of(one) for one in shown if not one.opts[0].startswith("-")]
+    meant = meant_by(name, [*options, *arguments])
+    if meant and meant[0] in arguments:
+        return UsageError(f"No such option: {name}", f"give it without an option: {usage_of(ctx)}")
+    others = [one for one in COMMANDS if one != ctx.command.name and _has_option(one, name)]
+    known = [one.opts[0] for one in shown if one.opts[0].startswith("-")]
+    hint = f"known: {listed(known, MAX_LISTED)}"
+    if others:
+        hint = f"it is an option of {listed(others, 4)}; {hint}"
+    return unknown_option(name, options, hint)
+
+
+def _name_of(parameter: Any) -> str:
+    """Return the name of an argument, or of an option's value, as the help shows it."""
+    return str(parameter.metavar or parameter.name).upper()
+
+
+def _has_option(command: str, name: str) -> bool:
+    """Whether a command has an option."""
+    parameters = getattr(_command(command), "params", ())
+    return any(name in parameter.opts for parameter in parameters)
+
+
+def _usage_hint(error: Any, ctx: Any, command: str) -> str:
+    """Return what to write for a missing argument, or for an option without a value."""
+    parameter = getattr(error, "param", None)
+    if parameter is None or ctx is None:
+        return f"see {command} --help"
+    option = parameter.opts[0]
+    if not option.startswith("-"):
+        example = example_of(ctx)
+        return f"for example: {example}" if example else f"the arguments are: {usage_of(ctx)}"
+    return f"write {option} {_name_of(parameter)}"
 
 
 def _explain_io(error: OSError) -> ClipkitError:

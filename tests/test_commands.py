@@ -389,7 +389,8 @@ def test_info_describes_the_others_if_a_file_cannot_be_read(zeroshot_h5, img_h5,
         assert done.stdout.endswith(alone.partition("\n")[2])
         first, second = done.stderr.splitlines()
         assert first.startswith(f"clipkit: warning: {wrong}: expected ")
-        assert second == f"clipkit: warning: cannot read {missing}: there is no such file"
+        expected = f"clipkit: warning: cannot read {missing}: there is no such file"
+        assert second == f"{expected}; hint: its folder has damaged.h5"
     assert "expected result, got images" in fails("info", "--runs", img_h5, img_h5)
 
 

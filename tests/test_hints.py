@@ -118,14 +118,15 @@ def test_a_file_of_another_kind_is_refused_with_both_kinds(line, message, here):
 def test_an_argument_too_many_is_refused_by_its_name(words, here):
     command, *_, extra = words.split()
     message = fails(*words.split(), exit_code=2)
-    expected = f"expected no further argument, got {extra!r}; hint: see clipkit {command} --help\n"
+    hint = f"the arguments are: clipkit {command} [FILE] [TEXTS]"
+    expected = f"expected no further argument, got {extra!r}; hint: {hint}\n"
     assert message == f"clipkit {command}: {expected}"
 
 
 def test_hints_are_the_same_for_python_m(here):
     program = {"prog_name": "python -m clipkit"}
     run = CliRunner().invoke(app, ["entropy", "logits.h5", "texts.h5", "two"], **program)
-    assert run.stderr.endswith("; hint: see clipkit entropy --help\n")
+    assert run.stderr.endswith("; hint: the arguments are: clipkit entropy [FILE] [TEXTS]\n")
 
 
 # ---- Hints that are followed ---------------------------------------------------------------------

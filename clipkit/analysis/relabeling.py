@@ -19,7 +19,7 @@ from clipkit.analysis.verdicts import keep_claims
 from clipkit.base import console, files, suggestions
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import Int64
-from clipkit.features.annotations import Attribute, read_attribute
+from clipkit.features.annotations import TABLE_HINT, Attribute, read_attribute
 from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import Table
@@ -70,9 +70,12 @@ def relabel(
     """
     file = as_file(file, "file", "images logits result")
     if table is None and column is not None:
-        raise UsageError("expected --table for --attribute, got none")
+        raise UsageError("expected --table for --attribute, got none", TABLE_HINT)
     if table is None and groups is None and not shuffle:
-        raise UsageError("expected --table, --groups or --shuffle, got none")
+        raise UsageError(
+            "expected --table, --groups or --shuffle, got none",
+            "labels by a table: --table TABLE --attribute NAME",
+        )
     if table is not None and groups is not None:
         raise UsageError("expected --table or --groups, got both", "pipe one relabel into another")
     if table is not None and file.is_result:

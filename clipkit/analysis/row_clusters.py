@@ -12,7 +12,7 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.matrices import Int64
-from clipkit.features.annotations import CLASS, Annotations, Attribute, read_attribute
+from clipkit.features.annotations import CLASS, TABLE_HINT, Annotations, Attribute, read_attribute
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.clusters import fill_clusters, has_clusters
@@ -45,7 +45,7 @@ def read_clusters(
     if column is None:
         return _clusters_of(*choose_splits(file, splits))
     if table is None and column != CLASS:
-        raise UsageError(f"expected --table for --cluster {column}, got none")
+        raise UsageError(f"expected --table for --cluster {column}, got none", TABLE_HINT)
     file, names = choose_splits(file, splits)
     rows = replace(file, splits={name: file.splits[name] for name in names})
     return read_attribute(rows, table, column, categories=False, common=common)

@@ -61,16 +61,19 @@ class WriteError(ClipkitError):
     """
 
 
-# What people type because other tools call it so, tab, the names of clipkit that are meant
+# What people type because other tools call it so, tab, what is meant, separated by ", ": names of
+# commands, options, arguments and values. Further words may follow a name. Only what is known where
+# the word was typed is said.
 SYNONYMS = Path(__file__).with_name("synonyms.tsv")
 MAX_COMPARED = 10_000  # more names take too long to compare
-MAX_LISTED = 25  # every registry fits
+MAX_LISTED = 40  # every registry fits
 
 
 @functools.cache
 def _synonyms() -> dict[str, list[str]]:
     lines = SYNONYMS.read_text(encoding="utf-8").splitlines()
-    return {typed: meant.split(" ") for typed, _, meant in (line.partition("\t") for line in lines)}
+    pairs = [line.split("\t") for line in lines]
+    return {typed: meant.split(", ") for typed, meant in pairs}
 
 
 def _fold(name: str) -> str:
@@ -88,7 +91,11 @@ def meant_by(name: str, known: Sequence[str]) -> list[str]:
     """
     folded = _fold(name)
     alike = [other for other in known if _fold(other).lstrip("-") == folded.lstrip("-")]
-    return alike or [other for other in _synonyms().get(folded, ()) if other in known]
+    synonyms = _synonyms()
+    if alike and name not in synonyms:
+        return alike
+    meant = synonyms.get(name, synonyms.get(folded, []))
+    return [other for other in meant if other.partition(" ")[0] in known] or alike
 
 
 def unknown(what: str, name: str, known: Iterable[str], others: Iterable[str] = ()) -> UsageError:
@@ -100,7 +107,7 @@ def unknown(what: str, name: str, known: Iterable[str], others: Iterable[str] = 
     "unknown data set 'cifar1'"
     >>> unknown("data set", "cifar1", ["cifar10", "digits"]).hint
     'did you mean cifar10?'
-    >>> unknown("row", "none", map(str, range(30))).hint[-10:]
+    >>> unknown("row", "none", map(str, range(45))).hint[-10:]
     'and 5 more'
     """
     names = list(known)
@@ -119,12 +126,12 @@ def unknown_option(name: str, known: Sequence[str], hint: str) -> UsageError:
     >>> unknown_option("--n_clusters", ["-k", "--seed"], "see clipkit cluster --help").hint
     'did you mean -k?'
     """
-    return UsageError(f"No such option: {name}", _did_you_mean(name, known) or hint)
+    return UsageError(f"No such option: {name}", _did_you_mean(name, known, 0.78) or hint)
 
 
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
+def _did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     """Return the hint that names what is meant or written similarly; "" if nothing is."""
-    nearest = meant_by(name, known) or difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    nearest = meant_by(name, known) or difflib.get_close_matches(name, known, n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(nearest)}?" if nearest else ""
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import io
+import itertools
 import os
 import secrets
 import shutil
@@ -18,7 +20,14 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from clipkit.base import console, suggestions
-from clipkit.base.errors import ClipkitError, InputError, UsageError, WriteError, system_reason
+from clipkit.base.errors import (
+    ClipkitError,
+    InputError,
+    UsageError,
+    WriteError,
+    listed,
+    system_reason,
+)
 
 STREAM = "-"
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -103,10 +112,33 @@ def file_kind(path: Path) -> str:
     return "stream"
 
 
+MISSING_HINT = "check the name, and the folder that the command runs in"
+MAX_NEIGHBOURS = 1000  # files of a folder whose names are compared
+
+
+def missing(source: str) -> InputError:
+    """Return the error for a file that does not exist, with files beside it of the same ending."""
+    path = Path(source)
+    if not path.parent.is_dir():
+        hint = f"there is no folder {path.parent} either"
+        return InputError(f"cannot read {source}: there is no such file", hint)
+    beside = itertools.islice(path.parent.iterdir(), MAX_NEIGHBOURS)
+    known = sorted(file.name for file in beside if file.suffix == path.suffix)
+    near = difflib.get_close_matches(path.name, known, n=2, cutoff=0.8)
+    hint = MISSING_HINT
+    if near:
+        hint = f"did you mean {' or '.join(str(path.with_name(name)) for name in near)}?"
+    elif known and path.suffix:
+        hint = f"its folder has {listed(known, 8)}"
+    return InputError(f"cannot read {source}: there is no such file", hint)
+
+
 def check_one_stream(sources: Sequence[str]) -> None:
     """Refuse standard input as more than one of the inputs."""
     if sources.count(STREAM) > 1:
-        raise UsageError("expected only one file on standard input, got several")
+        raise UsageError(
+            "expected only one file on standard input, got several", "name the other files"
+        )
 
 
 def goes_to_stream(output: str) -> bool:
@@ -325,9 +357,11 @@ def read_bytes(source: str, *, is_text: bool = True) -> bytes:
             while content.tell() <= MAX_TEXT_BYTES and (block := stream.read(COPY_BYTES)):
                 content.write(block)
     except FileNotFoundError as error:
-        raise InputError(f"cannot read {source}: there is no such file") from error
+        raise missing(source) from error
     except OSError as error:
-        raise ClipkitError(f"cannot read {display_name(source)}: {error.strerror}") from error
+        hint = "name a file in it" if isinstance(error, IsADirectoryError) else None
+        reason = f"cannot read {display_name(source)}: {error.strerror}"
+        raise ClipkitError(reason, hint) from error
     if content.tell() > MAX_TEXT_BYTES:
         most = f"{MAX_TEXT_BYTES >> 20} MiB"
         raise ClipkitError(f"{display_name(source)}: expected at most {most} of text, got more")
@@ -392,9 +426,11 @@ def spool_input(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
     else:
         kind = file_kind(Path(source))
         if kind == "nothing":
-            raise InputError(f"cannot read {source}: there is no such file")
+            raise missing(source)
         if kind == "folder":
-            raise InputError(f"expected a file as input, got the folder {source}")
+            raise InputError(
+                f"expected a file as input, got the folder {source}", "name a file in it"
+            )
         if kind == "file":
             with keep_open(source) as file:
                 yield file

@@ -296,7 +296,7 @@ def parse_counts(
     for word in map(str, words):
         if not WHOLE_NUMBER.fullmatch(word) or not low <= int(word) <= top:
             expected = f"whole numbers between {low} and {top}"
-            raise UsageError(f"{name}: expected {expected}, got {word!r}")
+            raise UsageError(f"{name}: expected {expected}, got {word!r}", f"choose {low} or more")
     return sorted(set(map(int, words)))
 
 

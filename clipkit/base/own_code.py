@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from clipkit.base import console
+from clipkit.base import console, files
 from clipkit.base.errors import ClipkitError, brief
 from clipkit.base.signals import Interrupted
 
@@ -33,7 +33,7 @@ def load(file: Path) -> ModuleType:
         If there is no such file, or it raises something.
     """
     if not file.is_file():
-        raise ClipkitError(f"cannot read {file}: there is no such file")
+        raise files.missing(str(file))
     name = f"clipkit_own_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:

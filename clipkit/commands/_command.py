@@ -34,6 +34,27 @@ STYLES = {
 LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")  # within a paragraph
 
 
+def usage_of(ctx: Any) -> str:
+    """Return a command with its arguments, such as `clipkit zeroshot [FILE] [TEXTS]`."""
+    pieces = ctx.command.collect_usage_pieces(ctx)
+    arguments = [piece for piece in pieces if not piece.startswith("[OPTIONS]")]
+    return " ".join([_path_of(ctx), *arguments])
+
+
+def example_of(ctx: Any) -> str:
+    """Return the example of a command's help, or "" if it has none."""
+    epilog = ctx.command.epilog or ""
+    return str(epilog.removeprefix("[bold]Example:").removesuffix("[/bold]").strip())
+
+
+def _check_dashes(args: list[str], parameters: list[Any]) -> None:
+    """Refuse a long option behind one dash: `-output x` would mean `-o utput`."""
+    names = {name for parameter in parameters for name in parameter.opts} | {"--help"}
+    for word in args:
+        if len(word) > 2 and not word.startswith("--") and f"-{word}" in names:
+            raise UsageError(f"No such option: {word}", f"did you mean -{word}?")
+
+
 def _split_example(text: str) -> dict[str, Any]:
     """Return the help and the epilog that Typer shows of a docstring that ends in an example."""
     text = LINE_BREAK.sub(" ", inspect.cleandoc(text))  # Typer joins those of the first paragraph
@@ -91,6 +112,8 @@ class CommandGroup(TyperGroup):
             with contextlib.redirect_stdout(sys.stderr):
                 typer.echo(self.get_help(ctx))  # Rich prints it
             raise typer.Exit(UsageError.exit_code)
+        if not ctx.resilient_parsing:
+            _check_dashes(args[:1], self.params)
         return super().parse_args(ctx, args)
 
 
@@ -130,6 +153,8 @@ class ClipkitCommand(TyperCommand):
         count = sum(word.partition("=")[0] == "--attribute" for word in args)
         if count > 1 and not any("--attribute" in one.opts and one.multiple for one in self.params):
             raise UsageError(f"expected one --attribute, got {count}", "A*B combines two")
+        if not ctx.resilient_parsing:
+            _check_dashes(args, self.params)
         ctx.allow_extra_args = True
         typed = list(args)  # Click empties its list
         ctx.meta[TYPED] = _typed_line(ctx, typed)
@@ -139,7 +164,7 @@ class ClipkitCommand(TyperCommand):
         texts = ctx.params.get(TEXTS)
         if ctx.args:
             further = ctx.args[0]
-            hint = self._further_hint(typed, further) or f"see {_path_of(ctx)} --help"
+            hint = self._further_hint(typed, further) or f"the arguments are: {usage_of(ctx)}"
         elif isinstance(texts, str) and texts in typed:  # an argument that may be left out
             further = texts
             hint = self._further_hint(typed, further)

@@ -55,7 +55,9 @@ def logits(
         if len(seeds) > 1:
             raise UsageError(f"expected --random for several seeds, got {len(seeds)}")
     elif texts != "-":
-        raise UsageError(f"expected TEXTS or --random, got both ({texts} and {random})")
+        raise UsageError(
+            f"expected TEXTS or --random, got both ({texts} and {random})", "leave out one of them"
+        )
     elif whiten:
         raise UsageError("expected --random or --whiten, got both")
     outputs = Report(output, force=force)

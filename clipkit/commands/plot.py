@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipkit.analysis.question import TEXTS, WITH_TEXTS
-from clipkit.base import suggestions
-from clipkit.base.errors import ClipkitError, InputError, UsageError, unknown
+from clipkit.base import files, suggestions
+from clipkit.base.errors import InputError, UsageError, unknown
 from clipkit.base.options import OUTPUT_PANEL, option, options_of
 from clipkit.commands import _completion as completion
 from clipkit.commands._command import ClipkitCommand, CommandGroup
@@ -164,7 +164,7 @@ class PlotGroup(CommandGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command that the first argument names."""
         if args[0].endswith(".h5"):  # files that exist were given their picture before
-            raise ClipkitError(f"cannot read {args[0]}: there is no such file")
+            raise files.missing(str(args[0]))
         pictures = self.list_commands(ctx)
         if args[0] not in pictures and not ctx.resilient_parsing:  # parsed for completion
             if Path(args[0]).is_dir() or args[0] in REGISTRY:

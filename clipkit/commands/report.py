@@ -23,7 +23,9 @@ def _check_page(ctx: typer.Context, output: str) -> str | None:
     if output == "-":
         return output
     if not _is_html(output) and Path(output).suffix.lower() not in MARKDOWN_ENDINGS:
-        raise UsageError(f"{output}: expected a page that ends in .html or .md")
+        raise UsageError(
+            f"{output}: expected a page that ends in .html or .md", "choose -o report.html"
+        )
     return check_output(ctx, output)
 
 

@@ -136,7 +136,10 @@ def textembed(
     kinds = [prompts, classes and [classes], captions, items]
     given = [names for names in kinds if names]
     if len(given) > 1:
-        raise UsageError("expected one of PROMPTS, --classes, --captions and --items, got more")
+        raise UsageError(
+            "expected one of PROMPTS, --classes, --captions and --items, got more",
+            "embed each into a file of its own",
+        )
     inputs = [files.STREAM]
     if given:
         inputs = given[0]

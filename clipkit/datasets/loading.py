@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.csv_rows import has_many_numbers, is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.base.files import STREAM
+from clipkit.base.files import STREAM, missing
 from clipkit.base.names import escape
 from clipkit.datasets import folders, manifests, remote, shards, tars
 from clipkit.datasets.clusters import FOLDER, cluster_by_folder
@@ -22,7 +22,7 @@ from clipkit.datasets.manifests import read_manifest
 from clipkit.datasets.registry import REGISTRY
 from clipkit.datasets.rows import Columns
 from clipkit.features.arguments import FilePath, Several, as_list, checked
-from clipkit.features.endings import import_parquet
+from clipkit.features.endings import FEATURE_ENDINGS, import_parquet
 from clipkit.features.history import drop_none
 
 _PATTERN = re.compile(r"[*?\[{]")
@@ -286,7 +286,10 @@ def _check_exists(name: str) -> None:
     if name and os.path.lexists(Path(name).expanduser()):
         return
     if Path(name).suffix:
-        raise ClipkitError(f"cannot read {escape(name)}: there is no such file or folder")
+        hint = missing(name).hint
+        if Path(name).suffix in FEATURE_ENDINGS:
+            hint = f"choose another name, or name the output: -o {suggestions.command(name)}"
+        raise ClipkitError(f"cannot read {escape(name)}: there is no such file or folder", hint)
     if "/" in name or os.sep in name:
         raise ClipkitError(f"cannot read {escape(name)}: there is no such folder")
     error = unknown("data set", name, REGISTRY)

@@ -438,7 +438,7 @@ def _no_prompts(source: str) -> ClipkitError:
         return UsageError("expected the name of a prompt file, got ''")
     path = Path(source)
     if len(path.parts) != 1 or path.suffix:
-        return ClipkitError(f"cannot read {source}: there is no such file")
+        return files.missing(str(source))
     error = unknown("prompt file or bundled set", source, bundled.list_files())
     if error.hint is not None and error.hint.startswith("known"):
         return error.adding_hint(f"to embed it as a prompt: {pipe}")

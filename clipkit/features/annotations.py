@@ -57,6 +57,7 @@ BLOCK_LINES = 256  # of a text file, divided into columns at once; more take lon
 
 Columns = dict[str, list[str]]  # attribute -> the value of each row or line, or ""
 Block = tuple[Sequence[int], Sequence[Sequence[str]]]  # the numbers of lines, and their columns
+TABLE_HINT = "name a table of the images: --table TABLE, or --table shapes for the bundled ones"
 
 
 @dataclass(frozen=True)

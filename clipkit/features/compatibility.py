@@ -245,7 +245,8 @@ def check_same_images(control: FeatureFile, images: FeatureFile, splits: Sequenc
         if not is_same or control.splits[split].ids != images.splits[split].ids:
             raise ClipkitError(
                 f"{control.display_name}: expected the {split} images of {images.display_name}, "
-                "got others"
+                "got others",
+                "embed the same images, with the same options and --untrained 7",
             )
 
 

@@ -142,7 +142,7 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
     settings = [one for one in model_settings.SETTINGS if first.kind in one.kinds]
     for file in files[1:]:
         both = f"{first.display_name} and {file.display_name}"
-        _check_equal(both, "kind", first.kind, file.kind)
+        _check_equal(both, "kind", first.kind, file.kind, "join images, texts and logits apart")
         compatibility.common_logit_scale(first, file)
         _check_equal(both, "dimension", _width(first), _width(file))
         compatibility.check_settings(first, file, [one for one in settings if not one.joins])

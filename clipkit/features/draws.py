@@ -107,15 +107,23 @@ def _check_fractions(fractions: Mapping[str, float], taken: Sequence[str]) -> No
             characters = "up to 100 letters, digits, '.', '_' and '-', and no reserved name"
             raise UsageError(f"name of a split: expected {characters}, got {name!r}")
         if name in taken:
-            raise UsageError(f"expected a new name for a split, got {name}, which exists")
+            unused = next(other for other in ("val", "test", "held-out") if other not in taken)
+            expected = f"expected a new name for a split, got {name}, which exists"
+            raise UsageError(expected, f"choose one that the file lacks, such as {unused}")
     if sum(fractions.values()) >= 1:
         got = " + ".join(f"{fraction:g}" for fraction in fractions.values())
         raise UsageError(f"expected fractions with a sum below 1, got {got}")
 
 
+def _share(number: float) -> str:
+    """Return a percentage as a share, or else an example of one."""
+    return f"{number / 100:g}" if 1 < number < 100 else "0.2"
+
+
 def _check_fraction(name: str, fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise UsageError(f"{name}: expected a number between 0 and 1, got {fraction}")
+        hint = f"write a share: {_share(fraction)}"
+        raise UsageError(f"{name}: expected a number between 0 and 1, got {fraction}", hint)
 
 
 def assign_rows(labels: Int64, fractions: Sequence[float], seed: int = 42) -> Int64:

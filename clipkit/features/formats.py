@@ -113,7 +113,11 @@ def import_file(  # noqa: PLR0913 (the options of `clipkit convert`)
         arrays, inputs["features"] = _read_source(source, archives, drop_none(columns))
         if labels is not None:
             with spool_input(str(labels)) as file:
-                added["labels"] = _value("labels", npz.open_npy(file.path), str(labels))
+                try:
+                    added["labels"] = _value("labels", npz.open_npy(file.path), str(labels))
+                except ClipkitError as error:
+                    hint = "save them by numpy.save: one label per row"
+                    raise error.adding_hint(hint) from error
                 inputs["labels"] = _digest([file.path], str(labels))
         if texts is not None:
             added["texts"] = list(texts)

@@ -66,6 +66,7 @@ MAKERS = {
     "result": "entropy, probe, zeroshot, retrieve, choose or cluster with -o",
     "probe": "probe --keep -o",
 }
+NUMBER = re.compile(r"[-+.\d]+")  # a value of an option, rather than a file
 TABLES_OF_CLASSES = (".csv", ".tsv")
 # Another input of a command, and the kinds of files that its place takes: see `open_file`
 Other = tuple[str | None, Sequence[str]]
@@ -163,6 +164,10 @@ def check_kind(file: FeatureFile, kinds: Sequence[str]) -> None:
         output = f"{Path(name).stem}.{command}.h5"
         make = suggestions.command("clipkit", command, suggestions.path(name), "-o", output)
         hint = f"make one with: {make}"
+    if kinds == ["logits"] and file.kind == "images":
+        name = suggestions.path(file.display_name)
+        made = suggestions.command("clipkit", "textembed", "--classes", name, "-o", "texts.h5")
+        hint = f"add texts: {suggestions.command(name)} texts.h5, which {made} makes"
     if kinds == ["logits"] and not has_text_tower(file):
         hint = IMAGES_ALONE_HINT
     message = f"{file.display_name}: expected {' or '.join(kinds)}, got {file.kind}"
@@ -192,6 +197,10 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
         return error.hint
     if not path.exists():
         return _missing_hint(path, kinds) or error.hint
+    if path.is_dir():
+        inside = next(path.glob(f"*{FEATURE_ENDINGS[0]}"), None)
+        if inside is not None:
+            return f"name a file in it, such as {inside}"
     if ending in FEATURE_ENDINGS:
         return error.hint
     if ending in READABLE and path.is_file():
@@ -228,6 +237,8 @@ def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
         near = [f"{name}{ending}"]
     if near:
         return f"did you mean {path.with_name(near[0])}?"
+    if NUMBER.fullmatch(name):
+        return "give several values of an option by commas, or repeat the option"
     is_name = not path.suffix and path.parent == Path()
     if "images" in kinds and is_name:  # such as a data set
         return f"make one with: clipkit embed {source} -o {suggestions.command(f'{name}.h5')}"

@@ -158,7 +158,10 @@ def parse_layers(text: str | None) -> list[int] | Literal["all"] | None:
         elif match and int(match["first"]) < int(match["last"]):
             numbers += range(int(match["first"]), int(match["last"]) + 1)
         else:
-            raise UsageError(f"layer: expected numbers such as 4 or 0,4-6,-1, got {part!r}")
+            raise UsageError(
+                f"layer: expected numbers such as 4 or 0,4-6,-1, got {part!r}",
+                "the last is -1, and all of them: all",
+            )
     return numbers
 
 

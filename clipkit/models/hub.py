@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipkit.base import console, suggestions
+from clipkit.base import console, files, suggestions
 from clipkit.base.errors import ClipkitError, UsageError, brief, unknown
 from clipkit.base.files import digest, temporary_folder
 from clipkit.features.endings import KNOWN_ENDINGS
@@ -103,6 +103,7 @@ OFFLINE_HINT = (
     "without a network: --model tiny is bundled; set HF_HUB_OFFLINE=1 for a model fetched before, "
     "or give a local folder"
 )
+NO_MODEL_HINT = "clipkit list models names models; a folder of images is for clipkit embed"
 
 
 @dataclass(frozen=True)
@@ -291,7 +292,7 @@ def parse_python(name: str) -> tuple[Path, str]:
         )
     path = Path(file).expanduser()
     if not path.is_file():
-        raise ClipkitError(f"cannot read {file}: there is no such file")
+        raise files.missing(file)
     return path, function
 
 
@@ -376,7 +377,7 @@ def _find_library(name: str, folder: Path, prefix: str) -> str:
     _check_folder(name, folder, library, content)
     if not library:
         expected = OPEN_CLIP_CONFIG if prefix else f"config.json or {OPEN_CLIP_CONFIG}"
-        got, hint = recognize(folder, name) or ("none", None)
+        got, hint = recognize(folder, name) or ("none", NO_MODEL_HINT)
         raise ClipkitError(f"{name}: expected a model's {expected}, got {got}", hint)
     if library == "transformers":
         from clipkit.models.families import find_family, is_generative
@@ -515,7 +516,7 @@ def _check_form(name: str) -> None:
             hint = convert_hint(Path(name), "model")
         raise ClipkitError(f"{name}: expected a model's folder, got a file", hint)
     if name.lower().endswith(FILE_ENDINGS):
-        raise ClipkitError(f"cannot read {name}: there is no such file")
+        raise files.missing(name)
     if SHORT_NAME.fullmatch(name):
         raise unknown_name(name, KNOWN)
     if any(name.lower() == known.lower() for known in ALIASES):  # no repository is called so

@@ -282,7 +282,8 @@ def resolve(layers: Iterable[int] | Literal["all"], count: int, lowest: int = 0)
         if not lowest <= number <= count:
             raise UsageError(
                 f"layer: expected {lowest} to {count}, or -1 to {lowest - count - 1} from the end, "
-                f"got {layer}"
+                f"got {layer}",
+                "the last layer is -1, and all of them are: all",
             )
         if number in numbers:
             raise UsageError(f"expected different layers, got layer {number} twice")

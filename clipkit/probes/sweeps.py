@@ -186,7 +186,10 @@ def _check_takes(method: Classifier, setting: str, *, is_given: bool) -> None:
     """Refuse a setting that the classifier does not take."""
     if is_given and setting not in method.settings:
         names = " or ".join(classifiers.names_taking(setting))
-        raise UsageError(f"{setting}: expected the classifier {names}, got {method.name}")
+        raise UsageError(
+            f"{setting}: expected the classifier {names}, got {method.name}",
+            f"add --classifier {names}",
+        )
 
 
 def _check_arrays(X: Floats | BlockMatrix, y: Int64, X_eval: Floats | BlockMatrix) -> None:

@@ -88,6 +88,7 @@ ABOUT = (
 MOST_ROWS, MOST_COLUMNS = 12, 7  # of a table that stands open
 MOST_CONFUSIONS = 5
 MOST_NAMED = 4  # ways in a title
+REPORTED_HINT = "name results or a folder of them; clipkit probe -o and zeroshot -o write them"
 
 
 def section_of(file: FeatureFile) -> str:
@@ -419,7 +420,7 @@ def of_files(
     reasons = files.reasons()
     if not reported:
         got = "; ".join(reasons) or f"no .h5 file in {', '.join(map(str, paths))}"
-        raise ClipkitError(f"expected files that can be reported, got none: {got}")
+        raise ClipkitError(f"expected files that can be reported, got none: {got}", REPORTED_HINT)
     for reason in reasons:
         console.warn(f"left out {reason}")
     sections = Sections(files.by_name, parts.groups)

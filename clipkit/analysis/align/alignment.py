@@ -133,7 +133,7 @@ def _match(
     """Match the rows of files by their ids; leave out those that a file lacks, or refuse them."""
     kinds = [file.kind for file in files]
     if len(files) < 2 or ("texts" in kinds and kinds != ["images", "texts"]):
-        hint = None
+        hint = f"add another model's: clipkit align {files[0].display_name} OTHER.h5"
         if kinds == ["texts", "images"]:
             hint = f"swap the two: {files[1].display_name} holds the images"
         expected = "files: expected two or more of images, or one of images and one of texts"

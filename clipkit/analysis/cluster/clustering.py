@@ -66,7 +66,8 @@ def kmeans(
         raise UsageError(f"k: expected at least 1, got {k}")
     if len(features) < k:
         raise ClipkitError(
-            f"expected at least as many rows as clusters, got {len(features)} and {k}"
+            f"expected at least as many rows as clusters, got {len(features)} and {k}",
+            f"choose -k {len(features)} or smaller",
         )
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # too few distinct rows: an error below
@@ -80,7 +81,8 @@ def kmeans(
     distinct = len(np.unique(assignments))
     if distinct < k:
         raise ClipkitError(
-            f"expected at least as many distinct rows as clusters, got {distinct} and {k}"
+            f"expected at least as many distinct rows as clusters, got {distinct} and {k}",
+            f"choose -k {distinct} or smaller",
         )
     return assignments
 

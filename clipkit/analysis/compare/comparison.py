@@ -43,7 +43,7 @@ from clipkit.analysis.row_clusters import note_few, number_clusters, read_cluste
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.matrices import Int64
-from clipkit.features.annotations import Annotations, Attribute, read_attribute
+from clipkit.features.annotations import TABLE_HINT, Annotations, Attribute, read_attribute
 from clipkit.features.arguments import Features, Several, as_files, as_list, checked
 from clipkit.features.attribute_tables import Table, open_table
 from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
@@ -359,7 +359,7 @@ def compare(
     if by is not None and groups is not None:
         raise UsageError("expected --table or --groups, got both")
     if column is not None and by is None:
-        raise UsageError("expected --table for --attribute, got none")
+        raise UsageError("expected --table for --attribute, got none", TABLE_HINT)
     inputs = dict(paired.inputs)
     recorded = dict(paired.cluster_entry)
     attribute = None

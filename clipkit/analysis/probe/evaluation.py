@@ -92,7 +92,7 @@ class ProbeSpec:
         if self.repeat < 1:
             raise UsageError(f"repeat: expected at least 1, got {self.repeat}")
         if self.repeat > 1 and not self.shots:
-            raise UsageError("expected --shots for --repeat, got none")
+            raise UsageError("expected --shots for --repeat, got none", "add it: --shots 1,2")
 
     @property
     def method(self) -> Classifier:

@@ -344,7 +344,8 @@ def _check_same_data_set(images: FeatureFile, texts: FeatureFile, split: str) ->
     if names and others and names.isdisjoint(others):
         raise ClipkitError(
             f"{texts.display_name}: expected captions of {', '.join(map(str, names))}, got "
-            f"captions of {', '.join(map(str, others))}"
+            f"captions of {', '.join(map(str, others))}",
+            "embed the captions of these images: clipkit textembed --captions TABLE -o captions.h5",
         )
     captioned = {name for data in texts.history.datasets for name in data.object("splits")}
     originals = dict.fromkeys(original_splits(images, split))
