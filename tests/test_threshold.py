@@ -150,6 +150,9 @@ def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp
     assert "between 0 and 1" in fails("threshold", path, "--fpr", "1", exit_code=2)
     for word in ("x", "nan"):
         assert "expected a number" in fails("threshold", path, "--at", word, exit_code=2)
+    for word in ("2", "-1.5", "inf"):
+        assert "a cosine from -1 to 1" in fails("threshold", path, "--at", word, exit_code=2)
+    ok(*same, "--standardize", "--at", "2")
     file = logits()
     file.splits["test"].labels = None
     with fails_with("expected labels in test"):

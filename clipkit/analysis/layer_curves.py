@@ -114,7 +114,9 @@ class _Line:
         points = [*self.trained, *self.controls]
         depth = max(max(point.depth, point.layer or 0) for point in points)
         trained, control = _layer_points(self.trained), _layer_points(self.controls)
-        return LayerCurve(label, depth, points[0].chance, trained, control)
+        # Of unequal classes, each layer has its own; the highest is the hardest to pass
+        chance = max(point.chance for point in points)
+        return LayerCurve(label, depth, chance, trained, control)
 
 
 def layer_curves(
@@ -180,11 +182,12 @@ def _read_accuracy(result: FeatureFile, split: str) -> _Point:
     accuracy = float(rows[0]["acc1"])
     if not math.isfinite(accuracy):
         raise ClipkitError(f"{result.display_name}: expected an accuracy, got none")
-    labels = results.scored_runs(result, split).labels
+    scored = results.scored_runs(result, split)
     layer, depth = _layer_of(result)
     facts = _facts(result) | {"classifier": str(rows[0]["classifier"])} | _probe_facts(result)
-    measured = Measured(accuracy, *metrics.wilson(accuracy, len(labels)))
-    seed, chance = result.history.model.get("untrained"), results.majority(labels)
+    measured = Measured(accuracy, *metrics.wilson(accuracy, len(scored.labels)))
+    seed = result.history.model.get("untrained")
+    chance = results.chance(scored.labels, scored.predicted[0])
     return _Point(result, facts, layer, depth, seed, measured, chance)
 
 

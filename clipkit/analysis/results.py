@@ -419,7 +419,8 @@ def chance(labels: Int64, predicted: Int64) -> float:
     size = 1 + int(max(labels.max(initial=0), predicted.max(initial=0)))
     of_labels = np.bincount(labels[labels >= 0], minlength=size)
     of_predictions = np.bincount(predicted[predicted >= 0], minlength=size)
-    return float((of_labels / len(labels)) @ (of_predictions / len(predicted)))
+    # Counts are multiplied as integers, so that equal classes give the same float for all runs
+    return float(of_labels @ of_predictions / (len(labels) * len(predicted)))
 
 
 def chances_of_runs(result: FeatureFile) -> list[float]:
