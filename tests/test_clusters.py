@@ -16,12 +16,14 @@ from test_retrieve import make_files, make_pairs
 
 from clipkit import features
 from clipkit.analysis import relabeling, row_clusters
-from clipkit.analysis.compare import comparison
+from clipkit.analysis.compare import comparison, score_comparison
+from clipkit.analysis.results import make_result
 from clipkit.analysis.retrieve import retrieval
 from clipkit.features import FeatureFile
 from clipkit.features.history import History
 from clipkit.features.model import Split
 from clipkit.statistics import dependence, metrics
+from clipkit.statistics.score_metrics import RANKED
 
 RIGHT = np.random.default_rng(0).random((2, 100)) < [[0.8], [0.6]]
 
@@ -471,3 +473,58 @@ def test_clusters_that_are_not_known_are_refused_in_one_line(words, code, messag
     for name, file in zip(("img", "txt"), make_files(make_pairs(10, 1, 0.5)), strict=True):
         features.write(f"{name}.h5", file)
     assert message in fails(*words.split(), exit_code=code)
+
+
+# ---- Ranks of attributes -------------------------------------------------------------------------
+
+
+def ranked(metric, truth, scores, clusters=None):
+    """Return a result of `attributes` that ranks rows by scores (N,) of a probe."""
+    of_rows = [np.unique(values, return_inverse=True)[1] + 1 for values in (truth, scores)]
+    predicted = np.stack([of_rows[0], np.zeros(len(truth), np.int64), of_rows[1]])
+    result = make_result([{"command": "attributes", "metric": metric}], [{"attribute": "size"}])
+    ids = row_ids(len(truth))
+    result.splits["test"] = Split(ids=ids, predicted=predicted, cluster=clusters)
+    return result
+
+
+def two_rankings(metric, rows, random):
+    """Return the truth (N,) of rows and two scores of it, which are equally good."""
+    truth = random.standard_normal(rows)
+    if metric in ("auroc", "ap"):
+        truth = (truth > 0.5).astype(float)
+    return truth, truth + 1.5 * random.standard_normal((2, rows))
+
+
+@pytest.mark.parametrize("metric", RANKED)
+def test_ranks_of_each_row_several_times_with_its_cluster_are_those_of_each_once(metric):
+    truth, scores = two_rankings(metric, 90, np.random.RandomState(3))
+    copies, numbers = np.tile(np.arange(90), 4), np.tile(np.arange(90)[::-1] + 7, 4)
+    once = [ranked(metric, truth, of_model) for of_model in scores]
+    rows = [ranked(metric, truth[copies], of_model[copies], numbers) for of_model in scores]
+    for before, after in zip(compared(once), compared(rows), strict=True):
+        assert after["rows"] == 4 * before["rows"]
+        for name in ("value_a", "value_b", "difference"):
+            assert after[name] == pytest.approx(before[name])
+        width = before["high"] - before["low"]
+        assert width > 0
+        # draws of clusters in another order are other draws
+        assert after["high"] - after["low"] == pytest.approx(width, rel=0.2)
+        assert after["high"] + after["low"] == pytest.approx(before["high"] + before["low"])
+
+
+def compared(results):
+    return score_comparison.compare(results).rows()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("metric", RANKED)
+def test_two_equal_rankings_of_copies_rarely_differ(metric):
+    different = 0
+    for world in range(100):
+        truth, scores = two_rankings(metric, 40, np.random.RandomState(world))
+        copies = np.repeat(np.arange(40), 5)
+        results = [ranked(metric, truth[copies], one[copies], copies) for one in scores]
+        row = compared(results)[0]
+        different += not row["low"] <= 0 <= row["high"]
+    assert different <= 12  # a rate of 5 % exceeds it in 0.2 % of cases

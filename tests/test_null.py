@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from shell import fails, ok
 
 from clipkit import features
 from clipkit.analysis import shuffling
+from clipkit.analysis.calibrate import calibration
 from clipkit.analysis.shuffling import Shuffle
 from clipkit.features import FeatureFile, History, Split
 from clipkit.statistics import dependence
@@ -206,3 +209,91 @@ def test_a_control_in_another_order_is_shuffled_alike_but_not_the_other_file_of_
     assert (first == second).all()
     first, second = features_of("pairs")
     assert (first != second).any()
+
+
+# ---- Questions with a null world of their own ----------------------------------------------------
+
+
+def logits(rows=ROWS, seed=0, away=2.0, clusters=None):
+    """Return logits of images that are nearer to the prompt of their class."""
+    random = np.random.RandomState(seed)
+    entry = {"command": "embed", "model": dict(MODEL)}
+    file = FeatureFile("logits", History([entry]), class_names=list("abc"))
+    file.texts, file.class_index = ["an a", "a b", "a c"], np.arange(3)
+    file.temperature, file.logit_scale = 1.0, 10.0
+    for name in ("train", "test"):
+        labels = random.randint(3, size=rows)
+        cosines = random.standard_normal((rows, 3))
+        cosines[np.arange(rows), labels] += away
+        ids = [f"{name}/{row}" for row in range(rows)]
+        file.splits[name] = Split((cosines / 10).astype(np.float32), labels, ids, cluster=clusters)
+    return file
+
+
+def saved(folder, name, file):
+    features.write(str(folder / name), file, force=True)
+    return folder / name
+
+
+def test_pairs_that_match_are_above_a_threshold_of_images_and_rarely_of_shuffled_ones(folder):
+    found = ask("threshold", saved(folder, "l.h5", logits()))
+    above = found["above other pairs"]
+    assert above["real"] == 4  # all prompts, and each of three
+    assert above["null"] <= FEW
+
+
+@pytest.mark.parametrize("clusters", [None, np.arange(ROWS) // 4])
+def test_known_images_are_told_from_unknown_ones_and_rarely_from_exchanged_ones(clusters, folder):
+    known = saved(folder, "known.h5", logits(clusters=clusters))
+    other = logits(seed=1, away=0)
+    other.splits = {"all": replace(other.splits["test"], labels=None)}
+    unknown = saved(folder, "unknown.h5", other)
+    found = ask("threshold", known, "--unknown", unknown)
+    assert found["above chance"]["real"] == 2  # by the largest cosine, and by the softmax
+    assert found["above chance"]["null"] <= FEW
+
+
+def test_labels_that_are_drawn_from_the_probabilities_are_calibrated(folder):
+    path = saved(folder, "l.h5", logits())
+    found = ask("calibrate", path, "-t", "0.02")
+    miscalibrated = found["miscalibrated"]
+    assert miscalibrated["real"] >= 1
+    assert miscalibrated["null"] <= FEW
+    (line,) = fails("null", 2, "calibrate", path, "-t", "1,2", exit_code=2).splitlines()
+    assert "expected one temperature to draw labels at, got 2" in line
+
+
+def test_labels_are_drawn_as_often_as_their_probability_and_alike_in_a_cluster():
+    file = logits(rows=20_000)
+    drawn = calibration.draw_labels(file, 0.1, np.random.default_rng(0)).splits["test"].labels
+    probabilities = softmax(file.cosines("test").read().astype(np.float64) / 0.1, axis=1)
+    for name in range(3):
+        of_class = drawn == name
+        expected = probabilities[:, name]
+        error = np.sqrt((expected * (1 - expected)).sum())
+        assert abs(of_class.sum() - expected.sum()) < 5 * error
+        assert expected[of_class].mean() > expected.mean() + 0.05
+    split = file.splits["test"]
+    split.features = np.repeat(split.features[::4], 4, axis=0)
+    split.cluster = np.arange(20_000) // 4
+    drawn = calibration.draw_labels(file, 0.1, np.random.default_rng(0)).splits["test"].labels
+    assert (drawn.reshape(-1, 4) == drawn[::4, None]).all()
+
+
+def test_answers_are_right_for_their_images_and_rarely_for_shuffled_ones(folder):
+    file = images()
+    test = file.splits["test"]
+    lines, texts, vectors = ["item,image,text,correct"], [], []
+    for row, row_id in enumerate(test.ids):
+        texts += [f"right {row}", f"wrong {row}"]
+        vectors += [test.features[row], -test.features[row]]
+        lines += [f"{row},{row_id},{texts[-2]},1", f"{row},{row_id},{texts[-1]},0"]
+    (folder / "items.csv").write_text("\n".join([*lines, ""]))
+    captions = FeatureFile("texts", History([{"command": "textembed", "model": dict(MODEL)}]))
+    captions.texts, captions.features = texts, np.array(vectors)
+    captions.class_index = np.full(len(texts), -1)
+    path = saved(folder, "answers.h5", captions)
+    split = ["--items", folder / "items.csv", "--split", "test"]
+    found = ask("choose", folder / "img.h5", path, *split)
+    assert found["above shuffled images"]["real"] >= 1
+    assert found["above shuffled images"]["null"] <= FEW

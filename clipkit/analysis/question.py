@@ -27,6 +27,7 @@ from clipkit.base.options import (
 )
 
 if TYPE_CHECKING:
+    from clipkit.analysis.shuffling import Shuffle
     from clipkit.base.pictures import Declaration
     from clipkit.features.columns import Column
     from clipkit.features.model import FeatureFile as FeatureFile
@@ -171,8 +172,10 @@ class Analysis:
         right, before any is read.
     picture : Declaration, or tuple of Declaration, optional
         How `clipkit plot` draws a result; of several, the first one whose columns the result has.
-    null : {"", "labels", "attributes", "pairs"}
-        What `clipkit null` shuffles, so that the claims are of nothing; without it, it refuses.
+    null : {"", "labels", "attributes", "images", "pairs"}, or callable
+        What `clipkit null` shuffles, so that the claims are of nothing; without it, it refuses. A
+        function takes the values of all parameters and a `Shuffle`, and returns the values that
+        differ where nothing is to be found.
     """
 
     name: str
@@ -190,7 +193,7 @@ class Analysis:
     also: tuple[Analysis, ...] = ()
     check: Callable[..., None] | None = None
     picture: Declaration | tuple[Declaration, ...] | None = None
-    null: str = ""
+    null: str | Callable[[Mapping[str, Any], Shuffle], dict[str, Any]] = ""
 
     @functools.cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:

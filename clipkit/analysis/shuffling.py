@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from clipkit.base.matrices import Int64
+from clipkit.features.clusters import fill_clusters, has_clusters, next_cluster
 from clipkit.features.model import FeatureFile, Split
 from clipkit.statistics.dependence import permute
 
+LABELS = "labels"
 PAIRS = "pairs"  # what `Analysis.null` calls rows that belong to those of another file
 
 
@@ -38,7 +40,7 @@ class Shuffle:
     def __init__(
         self, null: str, seed: tuple[int, ...], clusters: Mapping[str, Int64] | None = None
     ) -> None:
-        self._random = np.random.default_rng(seed)
+        self.random = np.random.default_rng(seed)
         self._is_shared = null != PAIRS
         self._clusters = clusters or {}
         self._donors: dict[str, dict[str, str]] = {}  # by split and id, the id of the features
@@ -62,6 +64,30 @@ class Shuffle:
                 splits[name] = replace(split, features=split.features[order])
         return replace(file, splits=splits)
 
+    def exchange(self, first: FeatureFile, second: FeatureFile) -> tuple[FeatureFile, FeatureFile]:
+        """Return two files, whose features are in memory, with the rows of both shuffled.
+
+        A row of a file may receive the features of any row of the other one.
+        """
+        files = first, second
+        joined: dict[str, Split] = {}
+        for number, file in enumerate(files):
+            splits = file.splits
+            if any(map(has_clusters, [one.splits for one in files])):
+                splits = fill_clusters(splits, next_cluster(joined))
+            joined |= {f"{number}/{name}": split for name, split in splits.items()}
+        rows = np.concatenate([split.features for split in joined.values()])
+        named = [split.cluster for split in joined.values() if split.cluster is not None]
+        rows = rows[permute(self.random, len(rows), np.concatenate(named) if named else None)]
+        shuffled = []
+        for file in files:
+            splits = {}
+            for name, split in file.splits.items():
+                splits[name] = replace(split, features=rows[: len(split)])
+                rows = rows[len(split) :]
+            shuffled.append(replace(file, splits=splits))
+        return shuffled[0], shuffled[1]
+
     def _order(self, name: str, split: Split) -> Int64:
         """Return for each row (N,) of a split the row whose features it receives."""
         donors = self._donors.get(name)
@@ -71,7 +97,7 @@ class Shuffle:
         clusters = self._clusters.get(name, split.cluster)
         if clusters is not None and len(clusters) != len(split):  # of another file
             clusters = split.cluster
-        order = permute(self._random, len(split), clusters)
+        order = permute(self.random, len(split), clusters)
         received = [split.ids[row] for row in order.tolist()]
         self._donors.setdefault(name, dict(zip(split.ids, received, strict=True)))
         return order

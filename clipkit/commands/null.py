@@ -62,6 +62,7 @@ null = typer.Typer(
     help="""Run a question N times on shuffled inputs: how often is each verdict said of nothing?
 
     Labels, attributes or pairs are shuffled within each split. Rows of one cluster stay together.
+    For `calibrate`, labels are drawn from the probabilities.
     `real` counts the verdicts of the inputs as they are. `null` is the mean share of the claims of
     a shuffled run that got the verdict. `any` is the share of the shuffled runs with at least one,
     with a 95 % interval. No file is written.
@@ -99,7 +100,7 @@ def _measure(
     question: Analysis, values: Mapping[str, Any], runs: int, seed: int
 ) -> list[dict[str, Any]]:
     """Return a row for each verdict of the inputs, as they are and shuffled."""
-    from clipkit.analysis.shuffling import Shuffle
+    from clipkit.analysis.shuffling import LABELS, Shuffle
 
     values, seeds = check_words(question, Report(), values)
     if len(seeds) > 1:
@@ -113,11 +114,16 @@ def _measure(
             raise ClipkitError(f"{question.name} claims nothing of these files")
         clusters = _named_clusters(question, inputs, values)
         shuffled: list[Counter[str]] = []
-        with console.progress(f"shuffling {question.null}", "runs") as update:
+        draw = question.null
+        with console.progress("asking of nothing", "runs") as update:
             for run in range(runs):
-                shuffle = Shuffle(question.null, (seed, run), clusters)
                 with console.muted():
-                    shuffled.append(_verdicts(question.ask(given | shuffle.values(inputs))))
+                    if callable(draw):
+                        shuffle = Shuffle(LABELS, (seed, run), clusters)
+                        found = draw(given | inputs, shuffle)
+                    else:
+                        found = Shuffle(draw, (seed, run), clusters).values(inputs)
+                    shuffled.append(_verdicts(question.ask(given | inputs | found)))
                 update(run + 1, runs)
     return _rows(real, shuffled)
 

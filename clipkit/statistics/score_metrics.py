@@ -50,10 +50,21 @@ def _r2_deviations(labels: Floats, scores: Floats) -> Floats:
     return _deviations_of_mean((error.mean() / total.mean() * total - error) / total.mean())
 
 
-def _precisions(labels: Floats, scores: Floats, rows: Int64) -> Floats:
-    """Return the average precision (B,) of each draw of rows (B, N)."""
-    counts = [np.bincount(row, minlength=len(labels)) for row in rows]
-    weights = np.stack(counts, dtype=np.int32)
+def _of_rows(formula: Callable[[Floats, Floats], Floats]) -> Callable[..., Floats]:
+    """Return deviations that sum what each row adds over its cluster; see `ScoreMetric`."""
+
+    def deviations(labels: Floats, scores: Floats, clusters: Int64 | None = None) -> Floats:
+        of_rows = formula(labels, scores)
+        if clusters is None:
+            return of_rows
+        sums, _, wider = metrics.summed_by_cluster(of_rows[None], clusters)
+        return np.asarray(sums[0] * math.sqrt(wider))
+
+    return deviations
+
+
+def _precisions(labels: Floats, scores: Floats, weights: Int64) -> Floats:
+    """Return the average precision (B,) of each draw, in which rows are `weights` (B, N) times."""
     order = np.argsort(-scores, kind="stable")  # of all draws, so that one sort is enough
     falling, positives = -scores[order], np.flatnonzero(labels[order])
     ends = np.searchsorted(falling, falling[positives], side="right") - 1  # of equal scores
@@ -65,21 +76,34 @@ def _precisions(labels: Floats, scores: Floats, rows: Int64) -> Floats:
     return np.asarray((of_positives * precision).sum(axis=1) / np.maximum(found[:, -1], 1))
 
 
-def _correlations(labels: Floats, scores: Floats, rows: Int64) -> Floats:
-    """Return the correlation of ranks (B,) of each draw of rows (B, N); 0 if all are equal."""
-    from scipy.stats import rankdata
-
-    middle = (rows.shape[1] + 1) / 2
-    a, b = (rankdata(values[rows], axis=1) - middle for values in (labels, scores))
-    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
-    return np.asarray((a * b).sum(axis=1) / np.where(scale > 0, scale, 1))
+def _correlations(labels: Floats, scores: Floats, weights: Int64) -> Floats:
+    """Return the correlation of ranks (B,) of each draw (see above); 0 if all are equal."""
+    a, b = (_ranks_from_middle(values, weights) for values in (labels, scores))
+    scale = np.sqrt((weights * a**2).sum(axis=1) * (weights * b**2).sum(axis=1))
+    return np.asarray((weights * a * b).sum(axis=1) / np.where(scale > 0, scale, 1))
 
 
-def _taus(labels: Floats, scores: Floats, rows: Int64) -> Floats:
-    """Return Kendall's tau-b (B,) of each draw of rows (B, N); 0 if all are equal."""
+def _ranks_from_middle(values: Floats, weights: Int64) -> Floats:
+    """Return the ranks (B, N) of values (N,) that are `weights` (B, N) times in each draw.
+
+    Equal values have their mean rank. The middle rank is 0.
+    """
+    order = np.argsort(values)
+    rising = values[order]
+    counts = np.cumsum(weights[:, order], axis=1)
+    counts = np.concatenate([np.zeros((len(weights), 1), counts.dtype), counts], axis=1)
+    below = counts[:, np.searchsorted(rising, values, "left")]
+    up_to = counts[:, np.searchsorted(rising, values, "right")]
+    return np.asarray((below + up_to - counts[:, -1:]) / 2)
+
+
+def _taus(labels: Floats, scores: Floats, weights: Int64) -> Floats:
+    """Return Kendall's tau-b (B,) of each draw (see above); 0 if all are equal."""
     from scipy.stats import kendalltau
 
-    taus = [kendalltau(labels[row], scores[row]).statistic for row in rows]
+    taus = []
+    for counts in weights:
+        taus.append(kendalltau(np.repeat(labels, counts), np.repeat(scores, counts)).statistic)
     return np.nan_to_num(np.array(taus, np.float64))
 
 
@@ -109,14 +133,15 @@ def _r2(labels: Floats, scores: Floats) -> float:
 class ScoreMetric(NamedTuple):
     """A metric of the truth (N,) and of predictions or scores (N,), and what it is by chance.
 
-    `deviations` are numbers for each row, or for each draw of rows. Over another draw of rows, two
+    `deviations` are numbers for each row or, of rows in clusters (N,), for each cluster, in the
+    order of their numbers; or for each of several draws. Over another draw of rows or clusters, two
     scores have the scalar product of their deviations as covariance. An error is better if it is
     lower, and has the unit of the truth.
     """
 
     title: str
     value: Callable[[Any, Any], float]
-    deviations: Callable[[Any, Any], Floats]
+    deviations: Callable[[Any, Any, Int64 | None], Floats]
     chance: Callable[[Any], float]
     is_error: bool = False
 
@@ -124,17 +149,10 @@ class ScoreMetric(NamedTuple):
         self, truth: Any, scores: Sequence[Any], clusters: Int64 | None = None
     ) -> Floats:
         """Return the covariance (M, M) of M scores over another draw of rows, or clusters (N,)."""
-        deviations = np.stack([self.deviations(truth, values) for values in scores])
-        if clusters is None:
-            return np.asarray(deviations @ deviations.T)
-        if deviations.shape[1] == len(clusters):
-            sums, _, wider = metrics.summed_by_cluster(deviations, clusters)
-            return np.asarray(sums @ sums.T) * wider
-        # of draws of rows; how much of a product of ranks is in clusters says how much they tell
-        shares = [metrics.effective_share(_products(truth, row), clusters) for row in scores]
-        return np.asarray(deviations @ deviations.T) / min(shares)
+        deviations = np.stack([self.deviations(truth, values, clusters) for values in scores])
+        return np.asarray(deviations @ deviations.T)
 
-    def quantile(self, truth: Any) -> float:
+    def quantile(self, truth: Any, clusters: Int64 | None = None) -> float:
         """Return half a 95 % interval in standard errors."""
         return metrics.QUANTILE
 
@@ -143,18 +161,19 @@ class ScoreMetric(NamedTuple):
     ) -> tuple[float, float]:
         """Return a 95 % interval over another draw of rows, or clusters (N,)."""
         value = self.value(truth, scores)
-        half = self.quantile(truth) * math.sqrt(self.covariance(truth, [scores], clusters)[0, 0])
+        error = math.sqrt(self.covariance(truth, [scores], clusters)[0, 0])
+        half = self.quantile(truth, clusters) * error
         if half <= 1e-9 * abs(value):  # equal or perfect scores do not show how far others would be
             return math.nan, math.nan
         return value - half, value + half if self.is_error else min(1.0, value + half)
 
 
 class _OfLabels(ScoreMetric):
-    def quantile(self, truth: Floats) -> float:
+    def quantile(self, truth: Floats, clusters: Int64 | None = None) -> float:
         """Return Student's quantile, since few rows of a label say little about its variance."""
         from scipy.special import stdtrit
 
-        return float(stdtrit(_rarer(truth) - 1, 0.975))  # NaN for one row
+        return float(stdtrit(_rarer(truth, clusters) - 1, 0.975))  # NaN for one row
 
     def interval(
         self, truth: Floats, scores: Floats, clusters: Int64 | None = None
@@ -166,22 +185,15 @@ class _OfLabels(ScoreMetric):
         error = math.sqrt(self.covariance(truth, [scores], clusters)[0, 0])
         slope = value * (1 - value)
         if min(error, slope) < 1e-9:  # a perfect order does not show how far another would be
-            return metrics.wilson(value, _rarer(truth) * metrics.effective_share(truth, clusters))
-        half = self.quantile(truth) * error / slope
+            return metrics.wilson(value, _rarer(truth, clusters))
+        half = self.quantile(truth, clusters) * error / slope
         return float(expit(logit(value) - half)), float(expit(logit(value) + half))
 
 
-def _products(truth: Any, scores: Any) -> Floats:
-    """Return the product (N,) of the ranks of the truth and of scores, both from their middle."""
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(values) - (len(values) + 1) / 2 for values in (truth, scores)]
-    return np.asarray(ranks[0] * ranks[1])
-
-
-def _rarer(truth: Floats) -> int:
-    """Return the number of rows with the rarer of two labels."""
-    return int(min(truth.sum(), (1 - truth).sum()))
+def _rarer(truth: Floats, clusters: Int64 | None) -> float:
+    """Return how many independent rows have the rarer of two labels."""
+    rows = min(truth.sum(), (1 - truth).sum())
+    return float(rows * metrics.effective_share(truth, clusters))
 
 
 class _Recall(ScoreMetric):
@@ -202,24 +214,33 @@ def _resampled(
     chance: Callable[[Floats], float],
     kind: type[ScoreMetric] = ScoreMetric,
 ) -> ScoreMetric:
-    """Return a metric of draws of rows (B, N), with its deviations (DRAWS,) in such draws."""
+    """Return a metric of draws, in which rows are `weights` (B, N) times.
+
+    Its deviations (DRAWS,) are those of draws of rows, or of whole clusters.
+    """
 
     def value(labels: Floats, scores: Floats) -> float:
-        return float(metric(labels, scores, np.arange(len(labels))[None])[0])
+        return float(metric(labels, scores, np.ones((1, len(labels)), np.int64))[0])
 
     @functools.lru_cache(maxsize=4)  # an interval and a difference need the same draws
-    def draw(label_bytes: bytes, score_bytes: bytes) -> Floats:
+    def draw(label_bytes: bytes, score_bytes: bytes, cluster_bytes: bytes) -> Floats:
         generator = np.random.default_rng(0)
         labels, scores = np.frombuffer(label_bytes), np.frombuffer(score_bytes)
-        n, drawn = len(labels), []
-        at_once = max(1, BLOCK // n)
+        clusters = np.frombuffer(cluster_bytes, np.int64)
+        count, drawn = int(clusters.max()) + 1, []
+        at_once = max(1, BLOCK // len(labels))
         for first in range(0, DRAWS, at_once):
-            rows = generator.integers(0, n, (min(at_once, DRAWS - first), n))
-            drawn.append(metric(labels, scores, rows))
+            chosen = generator.integers(0, count, (min(at_once, DRAWS - first), count))
+            weights = np.stack([np.bincount(row, minlength=count) for row in chosen])
+            drawn.append(metric(labels, scores, weights[:, clusters]))
         return np.concatenate(drawn)
 
-    def deviations(labels: Floats, scores: Floats) -> Floats:
-        values = draw(*(np.asarray(row, np.float64).tobytes() for row in (labels, scores)))
+    def deviations(labels: Floats, scores: Floats, clusters: Int64 | None = None) -> Floats:
+        numbers = np.arange(len(labels))
+        if clusters is not None:
+            numbers = np.unique(clusters, return_inverse=True)[1]
+        of_rows = (np.asarray(row, np.float64).tobytes() for row in (labels, scores))
+        values = draw(*of_rows, numbers.tobytes())
         return np.asarray((values - values.mean()) / math.sqrt(DRAWS - 1))
 
     return kind(title, value, deviations, chance)
@@ -234,13 +255,13 @@ METRICS = {
         lambda *_: np.array([np.nan]),  # see `_Recall.covariance`
         lambda labels: 1 / len(np.unique(labels)),
     ),
-    "auroc": _OfLabels("AUROC", metrics.auroc, _auroc_deviations, lambda _: 0.5),
+    "auroc": _OfLabels("AUROC", metrics.auroc, _of_rows(_auroc_deviations), lambda _: 0.5),
     "ap": _resampled("average precision", _precisions, ap_by_chance, _OfLabels),
-    "r2": ScoreMetric("R²", _r2, _r2_deviations, lambda _: 0.0),
+    "r2": ScoreMetric("R²", _r2, _of_rows(_r2_deviations), lambda _: 0.0),
     "mae": ScoreMetric(
         "mean absolute error",
         lambda labels, scores: float(np.abs(labels - scores).mean()),
-        _absolute_deviations,
+        _of_rows(_absolute_deviations),
         lambda _: math.nan,  # see `null`
         is_error=True,
     ),

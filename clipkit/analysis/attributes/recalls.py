@@ -837,7 +837,7 @@ class _Attribute:
 
     def _with_limits(self, name: str, value: float, variance: float) -> Row:
         """Return a value with the limits of its 95 % interval."""
-        half = self.metric.quantile(self.truth) * math.sqrt(max(0.0, variance))
+        half = self.metric.quantile(self.truth, self.clusters) * math.sqrt(max(0.0, variance))
         return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from clipkit.analysis.layout import Layout
 from clipkit.analysis.options import LogitsFile, Seed
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
 from clipkit.analysis.sections import PROBABILITIES
+from clipkit.base.errors import UsageError
 from clipkit.base.options import EvalSplit, Temperatures, option, parse_temperatures, split_option
 from clipkit.features.columns import (
     ACC1,
@@ -24,6 +26,9 @@ from clipkit.features.columns import (
     SHARE,
     Column,
 )
+
+if TYPE_CHECKING:
+    from clipkit.analysis.shuffling import Shuffle
 
 
 def calibrate(
@@ -88,6 +93,21 @@ def _find(result: FeatureFile) -> list[str]:
     return [calibration_sentence(claims_of(result))]
 
 
+def _draw_labels(values: Mapping[str, Any], shuffle: Shuffle) -> dict[str, Any]:
+    """Draw the labels from the probabilities at the temperature, which are then calibrated."""
+    from clipkit.analysis.calibrate import calibration
+
+    logits = values["logits"]
+    temperatures = parse_temperatures(values["temperature"], logits.logit_scale)
+    temperatures = temperatures or [logits.default_temperature]
+    if len(temperatures) > 1:
+        raise UsageError(
+            f"expected one temperature to draw labels at, got {len(temperatures)}",
+            "give one: -t 0.01",
+        )
+    return {"logits": calibration.draw_labels(logits, temperatures[0], shuffle.random)}
+
+
 ANALYSIS = Analysis(
     "calibrate",
     "Are the probabilities of classes right?",
@@ -99,4 +119,5 @@ ANALYSIS = Analysis(
     findings=_find,
     needs="temperature fitted ece ece_null975",
     topic="Calibration",
+    null=_draw_labels,
 )

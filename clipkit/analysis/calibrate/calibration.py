@@ -414,6 +414,31 @@ def calibrate(
     return make_result(history, rows)
 
 
+def draw_labels(logits: FeatureFile, temperature: float, random: Any) -> FeatureFile:
+    """Return logits with labels that are drawn from their probabilities at a temperature.
+
+    Rows of one cluster share the number that decides, with the probabilities of each, on its class.
+    """
+    splits = dict(logits.splits)
+    for name, split in logits.splits.items():
+        if split.labels is None:
+            continue
+        scores = read_scores(logits, name)
+        number = np.arange(len(split))
+        if scores.clusters is not None:
+            number = np.unique(scores.clusters, return_inverse=True)[1]
+        uniform = random.random(int(number.max()) + 1)[number]
+        labels = np.empty(len(split), np.int64)
+        start = 0
+        for below, _ in scores.iter_below():
+            rows = slice(start, start + len(below))
+            up_to = np.cumsum(scores.link.probabilities(below, temperature), axis=1)
+            labels[rows] = (uniform[rows, None] > up_to[:, :-1]).sum(axis=1)
+            start += len(below)
+        splits[name] = replace(split, labels=labels)
+    return replace(logits, splits=splits)
+
+
 def _note_uneven_classes(scores: ClassScores) -> None:
     """Note what `information` is compared with if one class is far above its even share."""
     C, share = scores.matrix.shape[1], majority(scores.labels)

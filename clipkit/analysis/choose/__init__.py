@@ -160,4 +160,5 @@ ANALYSIS = Analysis(
     topic="Texts",
     explanation=EXPLANATION,
     check=_check,
+    null="images",
 )

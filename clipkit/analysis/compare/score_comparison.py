@@ -46,7 +46,7 @@ class Difference(NamedTuple):
 
     rows: NDArray[np.bool_]
     values: Floats  # (2,)
-    deviations: Floats  # of the difference; see `ScoreMetric`
+    deviations: Floats  # of the difference, of each image or cluster, or of draws: `ScoreMetric`
     quantile: float
 
 
@@ -143,12 +143,8 @@ def _compare_pair(
         found = {}
         for name in shared:
             what = f"{names}: {name}"
-            difference = _compare_attribute(what, a[name], b[name], number, where["metric"])
-            if clusters is not None and len(difference.deviations) == len(clusters):
-                index = np.unique(clusters, return_inverse=True)[1]
-                sums = np.bincount(index, difference.deviations).astype(float)
-                difference = difference._replace(deviations=sums)
-            found[name] = difference
+            sides = a[name], b[name], number
+            found[name] = _compare_attribute(what, *sides, where["metric"], clusters)
         if all(np.isnan(difference.values).all() for difference in found.values()):
             continue  # one of the results has no words
         of_scores = [_mean(list(found.values()), where["metric"])]
@@ -174,7 +170,9 @@ def _shared_attributes(a: Ranks, b: Ranks, names: str) -> list[str]:
     return shared
 
 
-def _compare_attribute(what: str, a: Int64, b: Int64, number: int, metric_name: str) -> Difference:
+def _compare_attribute(
+    what: str, a: Int64, b: Int64, number: int, metric_name: str, clusters: Int64 | None
+) -> Difference:
     """Compare two results (3, N) by the scores in one of their rows; see `ScoreMetric`."""
     metric = METRICS[metric_name]
     has_value = (a[0] > 0) & (b[0] > 0)
@@ -186,12 +184,14 @@ def _compare_attribute(what: str, a: Int64, b: Int64, number: int, metric_name: 
     if not (truth.any() and first.any() and second.any()):
         return Difference(has_value, np.full(2, np.nan), np.full(1, np.nan), np.nan)
     values = np.array([metric.value(truth, first), metric.value(truth, second)])
-    deviations = metric.deviations(truth, first) - metric.deviations(truth, second)
+    used = None if clusters is None else clusters[has_value]
+    deviations = metric.deviations(truth, first, used) - metric.deviations(truth, second, used)
     if metric_name == "auroc":  # those of all images, so that attributes of other images fit
-        of_all = np.zeros(len(has_value))
-        of_all[has_value] = deviations
+        numbers = np.arange(len(has_value)) if clusters is None else clusters
+        of_all = np.zeros(int(numbers.max()) + 1)
+        of_all[np.unique(numbers[has_value])] = deviations
         deviations = of_all
-    return Difference(has_value, values, deviations, metric.quantile(truth))
+    return Difference(has_value, values, deviations, metric.quantile(truth, used))
 
 
 def _number_values(ranks: Int64) -> Floats:

@@ -104,5 +104,6 @@ ANALYSIS = Analysis(
     columns=COLUMNS,
     section=RIGHT,
     claims=_claim,
+    null="labels",
     needs="acc1",
 )

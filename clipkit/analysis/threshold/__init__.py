@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from clipkit.analysis.layout import number
@@ -28,6 +29,7 @@ from clipkit.features.columns import (
 )
 
 if TYPE_CHECKING:
+    from clipkit.analysis.shuffling import Shuffle
     from clipkit.statistics.claims import Claim
 
 ENDS = ("", "_low", "_high")
@@ -209,6 +211,14 @@ def _find(result: FeatureFile) -> list[str]:
     return sentences([one for one in claims_of(result) if rows[one.run].get("prompt", ALL) == ALL])
 
 
+def _shuffle(values: Mapping[str, Any], shuffle: Shuffle) -> dict[str, Any]:
+    """Shuffle labels or, beside unknown images, which images are known."""
+    if values["unknown"] is None:
+        return shuffle.values({"file": values["file"]})
+    known, unknown = shuffle.exchange(values["file"], values["unknown"])
+    return {"file": known, "unknown": unknown}
+
+
 ANALYSIS = Analysis(
     "threshold",
     "Above which cosine do an image and a prompt match?",
@@ -220,4 +230,5 @@ ANALYSIS = Analysis(
     findings=_find,
     needs="threshold tpr tpr_low tpr_high fpr fpr_low fpr_high",
     explanation=EXPLANATION,
+    null=_shuffle,
 )
