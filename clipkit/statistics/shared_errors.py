@@ -65,7 +65,7 @@ class Kept(NamedTuple):
     p: float
 
 
-def code_values(values: Mapping[str, Sequence[str]]) -> dict[str, tuple[Sequence[str], Int64]]:
+def code_values(values: Mapping[str, Sequence[str]]) -> dict[str, tuple[list[str], Int64]]:
     """Return the distinct values of each attribute, and the place (C,) of each class's value.
 
     An attribute with one value, or with a value of its own for each class, says nothing.
@@ -138,7 +138,7 @@ def largest_changes(
     found = {}
     for name, (distinct, code) in codes.items():
         changes = _changes(errors, code)
-        true, predicted = np.unravel_index(int(changes.argmax()), changes.shape)
+        true, predicted = map(int, np.unravel_index(int(changes.argmax()), changes.shape))
         images = float(changes[true, predicted])
         if not images:
             continue
