@@ -92,7 +92,7 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
         flag = other.random(count) < 0.3 if labels else shown < 3
         size = other.random(count) + (0 if labels else shown)
         patient = random.integers(0, 30 + rows, count)
-        split_at = 3 + 2 * labels  # which classes are of one kind
+        split_at = 3 + 3 * labels  # which classes are of one kind
         kinds += [f"{row_id},{int(c >= split_at)}" for row_id, c in zip(ids, given, strict=True)]
         for cells in zip(ids, colour, flag, size, patient, strict=True):
             row_id, number, is_one, how_large, who = cells
