@@ -27,7 +27,7 @@ PROGRAMS = Path(sys.executable).parent
 COMMANDS = (
     "embed embed-inputs embed-layers embed-models textembed logits entropy probe predict zeroshot "
     "nearest retrieve choose calibrate threshold cluster split concat relabel importance variance "
-    "attributes describe compare align run null plot report info list convert start"
+    "attributes describe compare mistakes align run null plot report info list convert start"
 )
 COMMAND_PAGES = [ROOT / "docs" / "commands" / f"{name}.md" for name in COMMANDS.split()]
 OTHER_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -78,6 +78,7 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
     unknown = FeatureFile("images", [{"command": "embed", "model": MODEL}])
     lines = ["id,colour,flag,size,patient"]
     twins = ["id,colour,twin"]
+    kinds = ["id,kind"]
     for name, count in (("train", 140 + 7 * rows), ("test", 105 + 7 * rows)):
         shown = random.integers(0, 7, count)
         features = directions(7, 1)[shown] + 0.8 * random.standard_normal((count, WIDTH))
@@ -91,6 +92,8 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
         flag = other.random(count) < 0.3 if labels else shown < 3
         size = other.random(count) + (0 if labels else shown)
         patient = random.integers(0, 30 + rows, count)
+        split_at = 3 + 3 * labels  # which classes are of one kind
+        kinds += [f"{row_id},{int(c >= split_at)}" for row_id, c in zip(ids, given, strict=True)]
         for cells in zip(ids, colour, flag, size, patient, strict=True):
             row_id, number, is_one, how_large, who = cells
             lines.append(f"{row_id},{COLOURS[number]},{is_one:d},{how_large:.3f},{who}")
@@ -99,6 +102,7 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
                 twin = drawn.integers(3)
             twins.append(f"{row_id},{COLOURS[number]},{twin}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    (folder / "kinds.csv").write_text("\n".join(kinds) + "\n")
     (folder / "twins.csv").write_text("\n".join(twins) + "\n")
     saved(folder / "img.h5", images)
     saved(folder / "ctl.h5", control)
@@ -225,6 +229,7 @@ REPORTS = {
     "nearest txt.h5 img.h5 -k 2": "query rank",
     "describe logits.h5 --top 7" + 2 * " --control ctl-logits.h5": "group prompt",
     "describe logits.h5 --result clusters.h5": "group prompt",
+    "mistakes z.h5 --table kinds.csv": "attribute",
     "choose img.h5 items.h5 --items items.csv" + BY_PATIENT: "",
     "align img.h5 ctl.h5" + BY_PATIENT: "measure",
     "describe logits.h5 --top 7" + BY_PATIENT: "group prompt",

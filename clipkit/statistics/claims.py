@@ -24,7 +24,7 @@ from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import FARTHEST, INTERVAL, PAIRED, SHARE, rows_needed
-from clipkit.statistics.shared_errors import SharedError
+from clipkit.statistics.shared_errors import MOST_P, SharedError
 
 POINTS = "points"  # of a hundred, as a unit
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
@@ -1303,3 +1303,30 @@ def shared_error_sentence(shared: SharedError) -> str:
     if shared.classes > 1:
         text += f", in {shared.classes_with} of {shared.classes} classes"
     return text
+
+
+def kept_value_claim(row: Mapping[str, Any], run: int) -> Claim:
+    """Hold the errors that keep the value of an attribute against those of permuted values.
+
+    Both the interval, over another draw of images, and the permutations must decide.
+    """
+    limits = row["kept_low"], row["kept_high"]
+    against = Reference(CHANCE, row["chance"])
+    subject = f"errors that keep {row['attribute']}:"
+    claim = Claim(subject, row["kept"], *limits, against, int(row["errors"]), run=run)
+    if claim.verdict != NOT_DECIDED and not row["p"] <= LEVEL:
+        because = f"{_format(row['p'], '%', 0)} of permutations are as far from it"
+        claim = replace(claim, verdict=NOT_DECIDED, because=because)
+    return claim
+
+
+def mistake_sentences(rows: Sequence[Mapping[str, Any]], claims: Sequence[Claim]) -> list[str]:
+    """Say which change of a value the errors share, if any, and what they keep."""
+    changes = [row for row in rows if row["change_p"] <= MOST_P]
+    found = []
+    if changes:
+        row = max(changes, key=lambda row: float(row["images"]))
+        named = row["attribute"], row["value"], row["predicted"]
+        counted = ("images", "of", "errors", "classes_with", "classes")
+        found.append(shared_error_sentence(SharedError(*named, *(int(row[n]) for n in counted))))
+    return [*found, *sentences(claims)]

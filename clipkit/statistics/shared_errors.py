@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clipkit.base.matrices import Floats, Int64
+from clipkit.statistics.dependence import p_of
 
 DRAWS = 999
 MOST_P = 0.025  # so that a sentence is said of at most so many worlds without anything to say
 SEED = 42
+ROUNDING = 1e-12  # difference of equal shares
 
 
 class SharedError(NamedTuple):
@@ -41,14 +43,83 @@ class SharedError(NamedTuple):
     classes: int
 
 
-def shared_error(
+class Changes(NamedTuple):
+    """The largest change of a value of one attribute, and how often permutations reach it.
+
+    `p` is the share of permutations in which the largest change of any attribute has as many
+    images.
+    """
+
+    error: SharedError
+    p: float
+
+
+class Kept(NamedTuple):
+    """The share of errors that keep the value of an attribute, and in permutations.
+
+    `chance` is the mean of the permutations, and `p` two-sided.
+    """
+
+    share: float
+    chance: float
+    p: float
+
+
+def code_values(values: Mapping[str, Sequence[str]]) -> dict[str, tuple[list[str], Int64]]:
+    """Return the distinct values of each attribute, and the place (C,) of each class's value.
+
+    An attribute with one value, or with a value of its own for each class, says nothing.
+    """
+    codes = {}
+    for name, of_classes in values.items():
+        distinct, code = np.unique(np.asarray(of_classes), return_inverse=True)
+        if 1 < len(distinct) < len(code):
+            codes[name] = distinct.tolist(), code
+    return codes
+
+
+def kept_values(
     counts: ArrayLike, values: Mapping[str, Sequence[str]], seed: int = SEED
-) -> SharedError | None:
-    """Return the change of a value that most errors share, if independent errors share fewer.
+) -> dict[str, Kept]:
+    """Return how many errors keep the value of each attribute, against permuted values of classes.
+
+    All errors of a class move together, so that images which depend on each other need no further
+    care.
+
+    >>> counts = 20 * np.eye(4, dtype=int)
+    >>> counts[0, 2] = counts[1, 3] = 5
+    >>> kept = kept_values(counts, {"shape": ["box", "ball", "box", "ball"]})
+    >>> kept["shape"].share, round(kept["shape"].chance, 1)
+    (1.0, 0.3)
+    """
+    errors = _errors(counts)
+    total = float(errors.sum())
+    if not total:
+        return {}
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(errors)) for _ in range(DRAWS)]
+    found = {}
+    for name, (_, code) in code_values(values).items():
+        share = _kept(errors, code) / total
+        drawn = np.array([_kept(errors, code[order]) for order in orders]) / total
+        above, below = p_of(drawn, share, ROUNDING), p_of(-drawn, -share, ROUNDING)
+        found[name] = Kept(float(share), float(drawn.mean()), min(1.0, 2 * min(above, below)))
+    return found
+
+
+def _kept(errors: Floats, code: Int64) -> float:
+    """Return the number of errors (C, C) between classes of one value."""
+    return float(errors[code[:, None] == code].sum())
+
+
+def largest_changes(
+    counts: ArrayLike, values: Mapping[str, Sequence[str]], seed: int = SEED
+) -> dict[str, Changes]:
+    """Return the change of a value that most errors share, for each attribute with any.
 
     The classes change places: each permutation gives the values of a class to another one, and the
     largest change of all attributes is counted again. Errors that know nothing of an attribute
-    share as many in a permutation. The largest of all is compared with the largest, so that the
+    share as many in a permutation. Each change is compared with the largest of all, so that the
     number of attributes and values does not matter.
 
     Parameters
@@ -57,57 +128,58 @@ def shared_error(
         Images of true class i predicted as class j.
     values : mapping of str to sequence of C str
         The value that each class has of an attribute.
+    """
+    matrix, errors, codes = np.asarray(counts, np.float64), _errors(counts), code_values(values)
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros(DRAWS)
+    for draw in range(DRAWS if codes and errors.any() else 0):
+        order = rng.permutation(len(errors))
+        drawn[draw] = max(float(_changes(errors, code[order]).max()) for _, code in codes.values())
+    found = {}
+    for name, (distinct, code) in codes.items():
+        changes = _changes(errors, code)
+        true, predicted = map(int, np.unravel_index(int(changes.argmax()), changes.shape))
+        images = float(changes[true, predicted])
+        if not images:
+            continue
+        rows = code == true
+        with_errors = errors[rows][:, code == predicted].sum(axis=1) > 0
+        error = SharedError(
+            name,
+            str(distinct[true]),
+            str(distinct[predicted]),
+            round(images),
+            round(float(matrix[rows].sum())),
+            round(float(errors.sum())),
+            int(with_errors.sum()),
+            int(rows.sum()),
+        )
+        found[name] = Changes(error, p_of(drawn, images))
+    return found
 
-    Returns
-    -------
-    SharedError or None
-        None without errors, or if more than 2.5 % of permutations share as many.
+
+def shared_error(
+    counts: ArrayLike, values: Mapping[str, Sequence[str]], seed: int = SEED
+) -> SharedError | None:
+    """Return the largest of `largest_changes`, if independent errors share fewer.
+
+    It is None without errors, or if more than 2.5 % of permutations share as many.
 
     >>> counts = np.full((6, 6), 2) + 20 * np.eye(6, dtype=int)
     >>> shared_error(counts, {"colour": ["red", "blue"] * 3}) is None
     True
     """
+    found = largest_changes(counts, values, seed)
+    if not found:
+        return None
+    largest = max(found.values(), key=lambda change: change.error.images)
+    return largest.error if largest.p <= MOST_P else None
+
+
+def _errors(counts: ArrayLike) -> Floats:
+    """Return the counts (C, C) without those of right predictions."""
     matrix = np.asarray(counts, np.float64)
-    errors = matrix * (1 - np.eye(len(matrix)))
-    if not errors.any():
-        return None
-    codes = {}
-    for name, of_classes in values.items():
-        distinct, code = np.unique(np.asarray(of_classes), return_inverse=True)
-        if 1 < len(distinct) < len(code):  # a value of its own for each class says nothing new
-            codes[name] = distinct, code
-    if not codes:
-        return None
-    found: tuple[float, str, int, int] = (0.0, "", 0, 0)
-    for name, (_, code) in codes.items():
-        changes = _changes(errors, code)
-        place = np.unravel_index(int(changes.argmax()), changes.shape)
-        if changes[place] > found[0]:
-            found = float(changes[place]), name, int(place[0]), int(place[1])
-    largest, name, true, predicted = found
-    if not name:
-        return None
-    rng = np.random.default_rng(seed)
-    reached = 0
-    for _ in range(DRAWS):
-        order = rng.permutation(len(errors))
-        drawn = max(float(_changes(errors, code[order]).max()) for _, code in codes.values())
-        reached += drawn >= largest
-    if (1 + reached) / (1 + DRAWS) > MOST_P:
-        return None
-    distinct, code = codes[name]
-    rows, columns = code == true, code == predicted
-    with_errors = errors[rows][:, columns].sum(axis=1) > 0
-    return SharedError(
-        name,
-        str(distinct[true]),
-        str(distinct[predicted]),
-        round(largest),
-        round(float(matrix[rows].sum())),
-        round(float(errors.sum())),
-        int(with_errors.sum()),
-        int(rows.sum()),
-    )
+    return matrix * (1 - np.eye(len(matrix)))
 
 
 def _changes(errors: Floats, code: Int64) -> Floats:
