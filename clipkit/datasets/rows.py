@@ -19,7 +19,7 @@ from clipkit.datasets.clusters import attach_clusters
 from clipkit.datasets.dataset import ImageDataset, ImageFiles, attach_labels, split_name
 from clipkit.datasets.labels import LabelCodes
 from clipkit.datasets.wordnet import MAX_NAME
-from clipkit.features.validation import is_split_name
+from clipkit.features.model import is_split_name
 
 LISTED_COLUMNS = 10  # in a message
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")  # the first is read

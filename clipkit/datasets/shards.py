@@ -35,7 +35,7 @@ from clipkit.datasets.wordnet import (
     rename_classes,
     wordnet_names,
 )
-from clipkit.features.validation import is_split_name
+from clipkit.features.model import is_split_name
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 1 << 26  # of a file of class names, which a server may send
