@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from clipkit.embedding.in_memory import embed
     from clipkit.features.arrays import from_array
     from clipkit.features.columns import COUNT, FLAG, NATS, NUMBER, POINTS, SHARE, TEXT, Column, P
+    from clipkit.features.for_notebooks import choose_splits
     from clipkit.features.hdf5 import read, write
-    from clipkit.features.matching import choose_splits
     from clipkit.features.model import FeatureFile
     from clipkit.models import load as load_model
     from clipkit.statistics.claims import Claim, Reference
@@ -43,7 +43,7 @@ NAMES = lazy_names(
         f"{__name__}.analysis.own": "run",
         f"{__name__}.base.options": "choice flag option",
         f"{__name__}.base.pictures": "Curves Distributions Dots Matrix",
-        f"{__name__}.features.matching": "choose_splits",
+        f"{__name__}.features.for_notebooks": "choose_splits",
         f"{__name__}.statistics.claims": "Claim Reference",
         f"{__name__}.features.columns": "COUNT Column FLAG NATS NUMBER P POINTS SHARE TEXT",
     },

@@ -1,6 +1,6 @@
 """Which files of clipkit import which, also inside functions, for type checkers and by strings.
 
-`python tests/imports.py` prints the longest chain of imports.
+`python tests/imports.py` prints the longest chain of imports, of all modules and inside `features`.
 """
 
 import ast
@@ -65,6 +65,12 @@ def read_imports():
     return imports
 
 
+def inside(imports, package):
+    """Return the imports of the modules of a package among each other."""
+    modules = {module for module in imports if module.startswith(f"{package}.")}
+    return {module: imports[module] & modules for module in modules}
+
+
 def longest_chain(imports):
     """Return the longest chain of modules that import each other; refuse a circle (CycleError)."""
     chains = {}
@@ -75,5 +81,7 @@ def longest_chain(imports):
 
 
 if __name__ == "__main__":
-    chain = longest_chain(read_imports())
-    print(f"longest chain of imports: {len(chain)} modules: {' '.join(chain)}")
+    read = read_imports()
+    for place, imports in (("", read), (" inside features", inside(read, "clipkit.features"))):
+        chain = longest_chain(imports)
+        print(f"longest chain of imports{place}: {len(chain)} modules: {' '.join(chain)}")

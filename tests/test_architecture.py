@@ -6,14 +6,16 @@ from pathlib import Path
 
 import pytest
 from factories import write_feature_file
-from imports import longest_chain, read_imports
+from imports import inside, longest_chain, read_imports
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"numpy", "h5py", "torch", "transformers", "sklearn", "scipy", "matplotlib", "PIL"}
 
 
 def test_no_circle_of_files_and_no_longer_chain_of_imports():
-    assert len(longest_chain(read_imports())) <= 20  # it refuses a circle
+    imports = read_imports()
+    assert len(longest_chain(imports)) <= 17  # it refuses a circle
+    assert len(longest_chain(inside(imports, "clipkit.features"))) <= 6
 
 
 def loaded_modules(code):

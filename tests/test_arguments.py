@@ -34,8 +34,8 @@ from clipkit.features import (
     Split,
     annotations,
     concatenation,
+    for_notebooks,
     formats,
-    matching,
     overview,
     similarity,
     splitting,
@@ -223,10 +223,10 @@ WORKING = {
     "pictures of arrays": lambda n: plots.draw([n.X, n.Y], "spectrum").axes,
     "pair": lambda n: comparison.pair(["a.h5", "probe.h5"], runs=0).right,
     "choose": lambda n: clipkit.choose("images.h5", "texts.h5", "items.csv"),
-    "splits": lambda n: matching.choose_splits("images.h5", "test")[1],
-    "split of an array": lambda n: matching.choose_split(n.X),
+    "splits": lambda n: for_notebooks.choose_splits("images.h5", "test")[1],
+    "split of an array": lambda n: for_notebooks.choose_split(n.X),
     "annotations": lambda n: (
-        annotations.read_annotations("images.h5", n.table(), "colour").attributes
+        for_notebooks.read_annotations("images.h5", n.table(), "colour").attributes
     ),
     "clusters": lambda n: (
         row_clusters.read_clusters(n.X, {"colour": n.colour}, "colour").attributes

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from clipkit import probes
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features.validation import PROBE_ARRAYS, TYPES
+from clipkit.features.model import PROBE_ARRAYS, TYPES
 from clipkit.probes import (
     active_set,
     interior_point,

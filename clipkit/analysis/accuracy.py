@@ -1,14 +1,14 @@
-"""What intervals of accuracies decide: the runs of `probe` and `zeroshot` against chance."""
+"""What intervals of accuracies decide: the runs of `probe` and `zeroshot` against chance.
+
+The records of these questions name the functions below, and a command's help is quick, so that
+these import what needs numpy.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from clipkit.analysis import results
-from clipkit.analysis.verdicts import claims_of
-from clipkit.features.model import FeatureFile
-from clipkit.statistics import claims
-from clipkit.statistics.claims import Claim
+from clipkit.analysis.question import Claim, FeatureFile
 
 SETTINGS = ("C", "temperature", "k", "shots", "draw")
 
@@ -20,6 +20,9 @@ def accuracy_claims(result: FeatureFile) -> list[Claim]:
     most accurate of them may be named. Without labels, with one class, or with images whose
     accuracy says nothing (see `results.untestable`), there is no claim.
     """
+    from clipkit.analysis import results
+    from clipkit.statistics import claims
+
     made: list[Claim] = []
     if result.run_count > results.MAX_RUNS:
         return made
@@ -47,6 +50,9 @@ def accuracy_claims(result: FeatureFile) -> list[Claim]:
 
 def accuracy_findings(result: FeatureFile) -> list[str]:
     """Say of each split how accurate its runs are: the best of several; of draws, how many."""
+    from clipkit.analysis.verdicts import claims_of
+    from clipkit.statistics import claims
+
     found = claims_of(result)
     if "draw" in result.runs or not found:
         return claims.sentences(found)

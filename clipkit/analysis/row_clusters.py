@@ -13,7 +13,7 @@ from clipkit.base import console
 from clipkit.base.errors import UsageError
 from clipkit.base.matrices import Int64
 from clipkit.features.annotations import CLASS, TABLE_HINT, Annotations, Attribute, read_attribute
-from clipkit.features.arguments import Features, Several, as_file, checked
+from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.attribute_tables import Table
 from clipkit.features.clusters import fill_clusters, has_clusters
 from clipkit.features.draws import number_groups
@@ -41,7 +41,7 @@ def read_clusters(
     Without a column, the file says which rows belong together; None if it does not. This is the
     only place where a question learns the clusters of its rows.
     """
-    file = as_file(file, "file")
+    file, splits = as_file(file, "file"), as_list(splits, "splits", str)
     if column is None:
         return _clusters_of(*choose_splits(file, splits))
     if table is None and column != CLASS:

@@ -35,6 +35,15 @@ def escape(name: str) -> str:
     return _UNSAFE.sub(lambda match: urllib.parse.quote(match[0], errors="surrogateescape"), text)
 
 
+def escape_text(text: str) -> str:
+    r"""Return a name from a file as printable text, without spaces around it.
+
+    >>> escape_text(" great white shark"), escape_text("a\nb\ud800")
+    ('great white shark', 'a%0Ab?')
+    """
+    return escape(text.encode(errors="replace").decode().strip())
+
+
 def distinct_names(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
     """Put its number in front of each name that occurs more than once; by default its position.
 

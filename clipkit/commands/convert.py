@@ -237,9 +237,9 @@ def _read_classes(classes: str, digests: dict[str, str]) -> list[str]:
         data = files.read_bytes(classes)
         digests["classes"] = files.digest(data)
         return texts.parse(data, classes).texts  # most classes have several prompts
-    from clipkit import embedding
+    from clipkit.embedding.textembed import read_class_names
 
-    read = embedding.read_class_names(classes)
+    read = read_class_names(classes)
     digests |= read.source.get("inputs", {})
     return read.names
 

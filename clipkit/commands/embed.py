@@ -35,7 +35,7 @@ from clipkit.commands._options import (
 from clipkit.datasets.registry import REGISTRY
 
 if TYPE_CHECKING:
-    from clipkit.embedding import Part
+    from clipkit.embedding.checkpoint import Part
     from clipkit.models.options import RunOptions
 
 MAX_WORKERS = 256  # each holds a batch of images in memory
@@ -181,13 +181,14 @@ def embed(
 
     Example: clipkit embed cifar100 -o img.h5
     """
-    from clipkit import datasets, embedding, models
+    from clipkit import datasets, models
+    from clipkit.embedding import checkpoint, pipeline, textembed
 
-    share = None if part is None else embedding.Part.parse(part)
+    share = None if part is None else checkpoint.Part.parse(part)
     listed: tuple[str, ...] = ()
     if settings["ask"] is not None and choices is not None:
-        names = embedding.read_class_names(choices)
-        settings["ask"], listed = embedding.list_choices(settings["ask"], names)
+        names = textembed.read_class_names(choices)
+        settings["ask"], listed = textembed.list_choices(settings["ask"], names)
     options = models.RunOptions(
         device=device,
         choices=listed,
@@ -226,7 +227,7 @@ def embed(
             data = data.split_off(parse_fractions(split_off))
         if settings["downsample"] is not None:
             data = data.downsample(settings["downsample"])
-    skipped = embedding.embed(
+    skipped = pipeline.embed(
         data,
         output,
         model=model,
@@ -255,11 +256,11 @@ def _check_outputs(
     output: str, options: RunOptions, force: bool, inputs: list[str], part: Part | None
 ) -> None:
     """Refuse the outputs that are known before the model tells its number of layers."""
-    from clipkit import embedding
+    from clipkit.embedding import pipeline
 
     layers = options.layers or []
     numbers = [0, 1] if isinstance(layers, str) else layers  # "all" has at least these
-    names = embedding.name_layer_outputs(output, numbers)
+    names = pipeline.name_layer_outputs(output, numbers)
     # the model has to tell which layer a negative number is
     known = [name for layer, name in names.items() if name == output or (layer or 0) >= 0]
-    embedding.check_outputs(output, known, force=force, inputs=inputs, part=part)
+    pipeline.check_outputs(output, known, force=force, inputs=inputs, part=part)

@@ -126,7 +126,9 @@ def report(
     Example: clipkit report results --control untrained --expected paper.tsv -o page.html
     """
     from clipkit.base import files
-    from clipkit.report import as_html, as_markdown, of_files
+    from clipkit.report.html import as_html
+    from clipkit.report.markdown import as_markdown
+    from clipkit.report.questions import of_files
 
     is_html = _is_html(output)
     if images and not is_html:

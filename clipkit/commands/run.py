@@ -71,12 +71,13 @@ def _check_command(name: str) -> ClipkitCommand:
 
         Example: clipkit run needed.py --check
         """
-        from clipkit import report
         from clipkit.analysis import own
         from clipkit.commands import contract
+        from clipkit.report.html import as_html
+        from clipkit.report.questions import of_files
 
         analysis = own.load(name)
-        broken = contract.check(analysis, lambda path: report.as_html(report.of_files([path])))
+        broken = contract.check(analysis, lambda path: as_html(of_files([path])))
         for sentence in broken:
             sys.stdout.write(f"{console.escaped(sentence)}\n")
         if broken:

@@ -129,8 +129,11 @@ def textembed(
 
     Example: clipkit textembed --classes cifar100 --template "a photo of a {}" -o txt.h5
     """
-    from clipkit import embedding, features, models
+    from clipkit import features, models
     from clipkit.base import files
+    from clipkit.datasets.captions import read_captions
+    from clipkit.datasets.items import read_items
+    from clipkit.embedding import textembed as embedding
     from clipkit.features import endings
 
     kinds = [prompts, classes and [classes], captions, items]
@@ -171,11 +174,11 @@ def textembed(
         console.reserve_stdout()
     # the model is loaded after the texts are read, so that errors in them appear at once
     if captions:
-        pairs = embedding.read_captions(captions, split)
+        pairs = read_captions(captions, split)
         encoder = models.load(model, tower="text", options=options)
         results = [embedding.embed_captions(pairs, encoder, **how)]
     elif items:
-        table = embedding.read_items(items)
+        table = read_items(items)
         encoder = models.load(model, tower="text", options=options)
         results = [embedding.embed_items(table, encoder, **how)]
     elif classes is None:

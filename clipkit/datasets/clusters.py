@@ -2,42 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clipkit.base.errors import ClipkitError
-from clipkit.datasets.dataset import Dataset, ImageDataset
+from clipkit.datasets.dataset import Dataset, attach_clusters
 from clipkit.datasets.labels import LabelCodes
 
 FOLDER = "folder"  # what `--cluster` is called for the folder of each image
-
-
-def attach_clusters(
-    splits: Mapping[str, ImageDataset], codes: Mapping[str, NDArray[np.int32]], where: str
-) -> dict[str, ImageDataset]:
-    """Return splits with the clusters that `codes` (N,) number; -1 is an image alone.
-
-    Raises
-    ------
-    ClipkitError
-        If all images would be one cluster.
-    """
-    free = 1 + max(int(of_split.max()) for of_split in codes.values())
-    clustered = {}
-    for name, split in splits.items():
-        numbers = codes[name].astype(np.int64)
-        alone = np.flatnonzero(numbers < 0)
-        numbers[alone] = np.arange(free, free + len(alone))
-        free += len(alone)
-        clustered[name] = replace(split, cluster=numbers)
-    if free == 1:
-        raise ClipkitError(
-            f"{where}: expected at least 2 clusters of images, got 1", "leave --cluster out"
-        )
-    return clustered
 
 
 def cluster_by_folder(dataset: Dataset) -> Dataset:

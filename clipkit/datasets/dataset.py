@@ -403,3 +403,28 @@ def attach_labels(
             split, labels = split.take(np.flatnonzero(has_label)), labels[has_label]
         labelled[name] = replace(split, labels=labels)
     return labelled, class_names
+
+
+def attach_clusters(
+    splits: Mapping[str, ImageDataset], codes: Mapping[str, NDArray[np.int32]], where: str
+) -> dict[str, ImageDataset]:
+    """Return splits with the clusters that `codes` (N,) number; -1 is an image alone.
+
+    Raises
+    ------
+    ClipkitError
+        If all images would be one cluster.
+    """
+    free = 1 + max(int(of_split.max()) for of_split in codes.values())
+    clustered = {}
+    for name, split in splits.items():
+        numbers = codes[name].astype(np.int64)
+        alone = np.flatnonzero(numbers < 0)
+        numbers[alone] = np.arange(free, free + len(alone))
+        free += len(alone)
+        clustered[name] = replace(split, cluster=numbers)
+    if free == 1:
+        raise ClipkitError(
+            f"{where}: expected at least 2 clusters of images, got 1", "leave --cluster out"
+        )
+    return clustered

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.matrices import Int64
-from clipkit.base.names import positions
-from clipkit.datasets.wordnet import escape_text
+from clipkit.base.names import escape_text, positions
 
 NO_LABEL = -1
 

@@ -15,11 +15,16 @@ from clipkit.base.bounds import MAX_NAMES
 from clipkit.base.errors import ClipkitError, listed, shorten
 from clipkit.base.names import escape, find_repeat
 from clipkit.datasets import remote
-from clipkit.datasets.clusters import attach_clusters
-from clipkit.datasets.dataset import ImageDataset, ImageFiles, attach_labels, split_name
+from clipkit.datasets.dataset import (
+    ImageDataset,
+    ImageFiles,
+    attach_clusters,
+    attach_labels,
+    split_name,
+)
 from clipkit.datasets.labels import LabelCodes
 from clipkit.datasets.wordnet import MAX_NAME
-from clipkit.features.validation import is_split_name
+from clipkit.features.model import is_split_name
 
 LISTED_COLUMNS = 10  # in a message
 CAPTION_COLUMNS = ("caption", "text", "captions", "texts", "title", "sentence")  # the first is read

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from clipkit.base import console
 from clipkit.base.csv_rows import check_text
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.names import escape
+from clipkit.base.names import escape, escape_text
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets import remote
 from clipkit.datasets.dataset import (
@@ -30,12 +30,11 @@ from clipkit.datasets.wordnet import (
     FILE_NAMES,
     MAX_NAME,
     ClassIndex,
-    escape_text,
     load_class_index,
     rename_classes,
     wordnet_names,
 )
-from clipkit.features.validation import is_split_name
+from clipkit.features.model import is_split_name
 
 MAX_FILES = 100_000
 MAX_NAMES_BYTES = 1 << 26  # of a file of class names, which a server may send

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 from clipkit.base import files
 from clipkit.base.csv_rows import load_json
-from clipkit.base.errors import ClipkitError
-from clipkit.base.names import escape
+from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.names import escape, escape_text
 from clipkit.prompts.class_index import WNID, Entry, parse_class_index
-from clipkit.prompts.texts import quote
 
 FILE_NAMES = ("class_index.json", "imagenet_class_index.json")
 MAX_NAME = 4096  # characters of a class name, label, id or path; Linux opens no longer path
@@ -35,7 +34,7 @@ def load_class_index(data: bytes, where: str) -> list[Entry]:
         raise ClipkitError(f"{where}: expected a class index, got other content", HINT)
     for entry in entries:
         if not 0 < len(entry.name.strip()) <= MAX_NAME:
-            got = quote(escape_text(entry.name))
+            got = repr(shorten(escape_text(entry.name)))
             raise ClipkitError(f"{where}: expected the name of a class, got {got}", HINT)
     return [entry._replace(name=escape_text(entry.name)) for entry in entries]
 
@@ -77,12 +76,3 @@ def wordnet_names(data: bytes, where: str) -> ClassIndex:
     if "" in names:
         raise ClipkitError(f"{where}: expected WordNet ids, got names alone", HINT)
     return ClassIndex(names, files.digest(data))
-
-
-def escape_text(text: str) -> str:
-    r"""Return a name from a file as printable text, without spaces around it.
-
-    >>> escape_text(" great white shark"), escape_text("a\nb\ud800")
-    ('great white shark', 'a%0Ab?')
-    """
-    return escape(text.encode(errors="replace").decode().strip())

@@ -36,7 +36,7 @@ from clipkit.features.model import FeatureFile, Split
 from clipkit.features.overview import flatten
 
 if TYPE_CHECKING:
-    from clipkit.datasets import ImageDataset
+    from clipkit.datasets.dataset import ImageDataset
 
 SHARD_ROWS = 1024
 

@@ -27,7 +27,7 @@ from clipkit.embedding.checkpoint import Skipped
 from clipkit.models.options import RunOptions
 
 if TYPE_CHECKING:
-    from clipkit.datasets import ImageDataset
+    from clipkit.datasets.dataset import ImageDataset
     from clipkit.models import Encoder, EncoderDescription
 
 MOST_WORKERS = 8  # threads by default

@@ -52,7 +52,7 @@ from clipkit.features.model_settings import feature_name
 from clipkit.models.options import RunOptions
 
 if TYPE_CHECKING:
-    from clipkit.datasets import Dataset
+    from clipkit.datasets.dataset import Dataset
     from clipkit.models import Encoder
 
 SHOWN_PARTS = 10  # in a message

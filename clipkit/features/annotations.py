@@ -38,7 +38,6 @@ from clipkit.base.matrices import Floats, Int64
 from clipkit.base.names import find_repeat, positions
 from clipkit.base.options import split_words
 from clipkit.features import matching
-from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.arrays import missing_labels
 from clipkit.features.attribute_tables import ENDINGS, OpenTable, Table, open_table
 from clipkit.features.endings import import_parquet
@@ -95,35 +94,34 @@ class Annotations:
     others: list[Attribute] = field(default_factory=list)  # of the table, which were not chosen
 
 
-@checked
 def read_annotations(
-    file: Features,
+    file: FeatureFile,
     table: Table | None = None,
-    columns: Several[str] = (),
+    columns: Sequence[str] = (),
     *,
     categories: bool = True,
     numbers: Literal["", "alone", "many", "all"] = "",
-    splits: Several[str] | None = None,
+    splits: Sequence[str] | None = None,
     common: bool = False,
 ) -> Annotations:
     """Read attributes for the rows of a file.
 
     Parameters
     ----------
-    file : Features
+    file : FeatureFile
         Of kind images, logits or result, with splits.
     table : Table, optional
         See `attribute_tables.open_table`; or ``shapes``. Unless the table has an attribute
         `class`, the labels of the file are added as `class`. Without a table, `class` is the only
         attribute.
-    columns : str or sequence of str, optional
+    columns : sequence of str, optional
         Attributes to use, all by default; ``a*b`` is the interaction of two.
     categories : bool
         Whether a column of more than 20 numbers is refused or, if all columns are used, left out.
     numbers : str
         `alone` reads columns of numbers alone; `many` and `all` mark those of more than 20 or of
         three numbers beside the categories. With `alone` and `all`, ``shapes`` has no ranges.
-    splits : str or sequence of str, optional
+    splits : sequence of str, optional
         The splits that are used, all by default. A row of another split may have no line.
     common : bool
         Whether rows may have no line in the table: then they have no values.
@@ -136,8 +134,6 @@ def read_annotations(
     UsageError
         If there is no such table or column.
     """
-    file, columns = as_file(file, "file"), as_list(columns, "columns", str)
-    splits = as_list(splits, "splits", str)
     found = Annotations([], "labels")
     where = file.display_name
     if table is not None:

@@ -23,8 +23,15 @@ from clipkit.base.bounds import MAX_NAMES
 from clipkit.base.errors import ClipkitError, InputError
 from clipkit.base.files import HDF5_SIGNATURE, OpenFile
 from clipkit.features.endings import READABLE
-from clipkit.features.model import FORMAT, KINDS, TEXTS_AT_ONCE, place_of
-from clipkit.features.validation import check_version, is_allowed, stored_types
+from clipkit.features.model import (
+    FORMAT,
+    KINDS,
+    TEXTS_AT_ONCE,
+    check_version,
+    is_allowed,
+    place_of,
+    stored_types,
+)
 
 SUPERBLOCK_BYTES = 48
 CONSISTENCY_FLAGS = 11  # their place in the superblock

@@ -15,7 +15,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.matrices import Int64
 from clipkit.base.names import class_name
-from clipkit.features.validation import is_split_name
+from clipkit.features.model import is_split_name
 
 TRAIN = "train"
 

@@ -50,9 +50,11 @@ from clipkit.features.model import (
     ROW_NUMBERS,
     FeatureFile,
     Split,
+    allowed_names,
+    check_version,
     row_ids,
 )
-from clipkit.features.validation import allowed_names, check_version, validate
+from clipkit.features.validation import validate
 
 # Arrays that a .parquet has in the JSON
 NO_ROWS = ("class_names", "texts", "class_index", *OTHER_TEXTS)

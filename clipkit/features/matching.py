@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from clipkit.base import console
 from clipkit.base.errors import MAX_LISTED, ClipkitError, UsageError, listed, shorten, unknown
 from clipkit.base.matrices import BlockMatrix, Int64
-from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.clusters import fill_clusters, has_clusters
 from clipkit.features.model import ROW_NUMBERS, FeatureFile, Split
 
@@ -41,13 +40,11 @@ def default_split(splits: Iterable[str]) -> str:
     return "test" if "test" in names else names[0]
 
 
-@checked
-def choose_split(file: Features, split: str | None = None) -> tuple[FeatureFile, str]:
+def choose_split(file: FeatureFile, split: str | None = None) -> tuple[FeatureFile, str]:
     """Return a file and its split with the rows to use: by default `test`, else the first split.
 
     See `choose_splits`.
     """
-    file = as_file(file, "file")
     if not file.splits:
         raise ClipkitError(f"{file.display_name}: expected a split, got none")
     if split is None:
@@ -56,17 +53,16 @@ def choose_split(file: Features, split: str | None = None) -> tuple[FeatureFile,
     return file, names[0]
 
 
-@checked
 def choose_splits(
-    file: Features, names: Several[str] | None = None
+    file: FeatureFile, names: Sequence[str] | None = None
 ) -> tuple[FeatureFile, list[str]]:
     """Return a file, with splits that are joined, and the names of the splits to use.
 
     Parameters
     ----------
-    file : Features
+    file : FeatureFile
         With splits.
-    names : str or sequence of str, optional
+    names : sequence of str, optional
         Split names; by default, all splits, one by one. ``a,b`` are the rows of a and of b
         together, in the order of the file, as a split `a-b`. ``all`` are the rows of all splits
         together, unless a split has this name.
@@ -78,7 +74,6 @@ def choose_splits(
     ClipkitError
         If an id would be there twice.
     """
-    file, names = as_file(file, "file"), as_list(names, "names", str)
     file, chosen = join_named(file, names or list(file.splits))
     for name in chosen:
         if name not in file.splits:

@@ -1,21 +1,31 @@
-"""The content of a feature file: `FeatureFile`, and its splits."""
+"""The content of a feature file: `FeatureFile`, its splits, and the names that each kind has."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base import console, files
+from clipkit.base import console, files, probe_arrays
 from clipkit.base.errors import LARGEST, SMALLEST, ClipkitError, unknown
 from clipkit.base.matrices import BlockMatrix, Float32, Int64, as_float32
+from clipkit.base.probe_arrays import ProbeArray
 from clipkit.base.views import VIEWS
-from clipkit.features.columns import ANY, FLAG, OWN_QUESTION, Column, columns_of_command
+from clipkit.features.columns import (
+    ANY,
+    CHECKED_UNITS,
+    FLAG,
+    OWN_QUESTION,
+    Column,
+    Unit,
+    columns_of_command,
+)
 from clipkit.features.history import DOT_PRODUCT, Entry, History, canonical_json, drop_none
 
 FORMAT = "clipkit"
@@ -61,6 +71,37 @@ KINDS = {
     "result": Layout(set(), {"class_names"}, {"predicted", "ids"}, ROW_FACTS),
     "probe": Layout(set(), {"class_names", "texts"}, {"predicted", "ids"}, ROW_FACTS),
 }
+
+# The arrays of a kept probe besides those that its classifier declares
+PROBE_ARRAYS: dict[str, ProbeArray] = {
+    "classifier": ProbeArray({"S"}, "1"),
+    "input": ProbeArray({"S"}, "1"),
+    "classes": ProbeArray({"<i8"}, "n"),
+    "balanced": ProbeArray({"<i8"}, "1"),
+    "temperature": ProbeArray({"<f8"}, "1", is_positive=True),
+    "mean": ProbeArray({"<f4", "<f8"}, "D"),
+    "deviation": ProbeArray({"<f4", "<f8"}, "D", is_positive=True),
+    "centre": ProbeArray({"<f4", "<f8"}, "D"),
+    "rms": ProbeArray({"<f8"}, "1", is_positive=True),
+    "factor": ProbeArray({"<f8"}, "1", is_positive=True),
+    "row_hashes": ProbeArray({"<i8"}, "F"),
+}
+# The stored types that a data set may have (S: fixed-length UTF-8) and its number of dimensions.
+TYPES: dict[str, tuple[Set[str], int]] = {
+    "features": ({"<f4"}, 2),
+    "labels": ({"<i8"}, 1),
+    "ids": ({"S"}, 1),
+    "predicted": ({"<i8"}, 2),
+    "cluster": ({"<i8"}, 1),
+    "texts": ({"S"}, 1),
+    "class_index": ({"<i8"}, 1),
+    "class_names": ({"S"}, 1),
+    "other_features": ({"<f4"}, 2),
+    "other_texts": ({"S"}, 1),
+    "runs": ({"S", "<i8", "<f8"}, 1),
+}
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+RESERVED = {"features", "texts", "class_index", "class_names", *TABLES}
 
 
 @dataclass
@@ -521,6 +562,87 @@ def is_features(name: str) -> bool:
     """Whether the data set of this name is a matrix of features, which comes in blocks."""
     group, _, key = name.rpartition("/")
     return key == "features" and group not in TABLES
+
+
+def key_of(name: str) -> str:
+    """Return the entry of `TYPES` that a data set's name stands for.
+
+    >>> key_of("train/labels"), key_of("runs/features"), key_of("texts")
+    ('labels', 'runs', 'texts')
+    """
+    group, _, key = name.rpartition("/")
+    return "runs" if group == "runs" else key
+
+
+def find_probe_array(name: str) -> ProbeArray | None:
+    """Return what an array of a kept probe of any classifier must be; None for another name."""
+    return PROBE_ARRAYS.get(name) or probe_arrays.find(name)
+
+
+def stored_types(name: str) -> tuple[Set[str], int]:
+    """Return the types in which a data set may be stored, and its number of dimensions.
+
+    >>> stored_types("train/labels"), stored_types("fitted/rms")
+    (({'<i8'}, 1), ({'<f8'}, 1))
+    """
+    key = key_of(name)
+    if name.startswith("claims/"):
+        return {CLAIM_FIELDS[key]}, 1
+    if unit := unit_of(name):
+        return unit.types, TYPES[key][1]
+    if key in TYPES:
+        return TYPES[key]
+    array = find_probe_array(key)
+    assert array is not None  # `is_allowed` has refused other names
+    return array.types, len(array.axes.split())
+
+
+def unit_of(name: str) -> Unit | None:
+    """Return the unit of a column of a result, if clipkit knows the column and checks it."""
+    if key_of(name) != "runs":
+        return None
+    return CHECKED_UNITS.get(name.removeprefix("runs/"))
+
+
+def is_split_name(name: str) -> bool:
+    """Whether a split of any feature file may have a name.
+
+    >>> is_split_name("test-2019"), is_split_name("a b"), is_split_name("runs")
+    (True, False, False)
+    """
+    return NAME.fullmatch(name) is not None and name not in RESERVED
+
+
+def allowed_names(kind: str) -> tuple[set[str], set[str]]:
+    """Return the names that may stand at the root and in a split of a file of this kind."""
+    layout = KINDS[kind]
+    return layout.root | layout.optional_root, layout.split | layout.optional_split
+
+
+def is_allowed(kind: str, name: str) -> bool:
+    """Whether a file of this kind may hold a data set of this name.
+
+    >>> is_allowed("images", "train/labels"), is_allowed("images", "runs/acc1")
+    (True, False)
+    """
+    group, _, key = name.rpartition("/")
+    if group == "runs":
+        return kind in RESULTS
+    if group == "claims":
+        return kind in RESULTS and key in CLAIM_FIELDS
+    if group == "fitted" and kind == "probe":
+        return find_probe_array(key) is not None
+    root, split = allowed_names(kind)
+    return key in (split if group else root)
+
+
+def check_version(name: str, version: int) -> None:
+    """Refuse every version of the format but the one that is read and written."""
+    if version > VERSION:
+        message = f"{name}: format version {version} was made by a newer clipkit"
+        raise ClipkitError(message, "update clipkit")
+    if version != VERSION:
+        raise ClipkitError(f"{name}: expected the format version {VERSION}, got {version}")
 
 
 def stored_array(value: Any, name: str = "") -> NDArray[Any]:

@@ -376,7 +376,10 @@ def _load_named(name: str, tower: TowerName, options: RunOptions) -> Encoder:
     run: Tower | LayerTower = built
     if options.layers is not None:
         with named(files.name):
-            run = choose_layers(built.model, architecture.stack(built), tower, options)
+            stack = architecture.stack(built)
+            run = choose_layers(
+                built.model, stack, tower, options.layers, pool=options.pool, norm=options.norm
+            )
         details = _hidden_state_details(details, run)
     elif not options.projection:
         details = {**_without_scale(details), "projection": "none"}

@@ -79,7 +79,9 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
         run: Any = OwnTower(own.calling(method, f"encode with {name}"), WHAT[tower])
         if options.layers is not None:
             stack = _stack(own)
-            run = choose_layers(run, stack, tower, options)
+            run = choose_layers(
+                run, stack, tower, options.layers, pool=options.pool, norm=options.norm
+            )
     details = {**drop_none(known), "dim": None}  # an embedding tells
     fields = {"details": details, "parts": parts, "_tower": run, "_device": device}
     if tower == "text":

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import torch
 
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.models.options import RunOptions
 
 TowerName = Literal["image", "text"]
 
@@ -243,15 +242,22 @@ def call_with_state(stack: Stack, number: int, read: Any) -> Any:
     return stack.layers[number - 1].register_forward_hook(after)
 
 
-def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOptions) -> LayerTower:
-    """Return a tower of the layers that the options name, if the model has what they need."""
-    numbers = resolve(options.layers or (), len(stack.layers), stack.lowest)
-    if options.norm and stack.norm is None and stack.pooled_norm is None:
+def choose_layers(
+    model: Any,
+    stack: Stack,
+    tower: TowerName,
+    layers: Iterable[int] | Literal["all"],
+    *,
+    pool: str | None,
+    norm: bool,
+) -> LayerTower:
+    """Return a tower of these layers, if the model has what `pool` and `norm` need."""
+    numbers = resolve(layers, len(stack.layers), stack.lowest)
+    if norm and stack.norm is None and stack.pooled_norm is None:
         raise UsageError(
             "expected a model that normalises all tokens at its end, got another",
             "leave --norm out",
         )
-    pool = options.pool
     if tower == "text":
         if stack.pooled_token is None:
             raise UsageError(
@@ -263,7 +269,7 @@ def choose_layers(model: Any, stack: Stack, tower: TowerName, options: RunOption
         raise UsageError(f"expected a pool of {' or '.join(POOLS)}, got {pool!r}")
     elif pool == "cls" and not stack.has_cls:
         raise UsageError("expected a model with a CLS token, got one without", "use --pool mean")
-    return LayerTower(model, stack, numbers, pool, options.norm)
+    return LayerTower(model, stack, numbers, pool, norm)
 
 
 def resolve(layers: Iterable[int] | Literal["all"], count: int, lowest: int = 0) -> tuple[int, ...]:

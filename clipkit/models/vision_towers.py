@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,8 +43,14 @@ def load(
                 setattr(inner, part, None)  # frees its memory
         inner.to(device)
         stack = _find_layers(tower)
-        wanted = replace(options, layers=options.layers or LAST)
-        chosen = choose_layers(_runner(inner), stack, "image", wanted)
+        chosen = choose_layers(
+            _runner(inner),
+            stack,
+            "image",
+            options.layers or LAST,
+            pool=options.pool,
+            norm=options.norm,
+        )
         preprocessor = TiledImages(library_processor(files), device, dtype)
     known = {
         "name": files.name,

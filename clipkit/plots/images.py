@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from clipkit.datasets import Dataset, ImageDataset
+    from clipkit.datasets.dataset import Dataset, ImageDataset
 
 __all__ = ["NearestImages", "contact_sheet", "nearest"]
 

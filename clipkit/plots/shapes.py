@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from clipkit.datasets import Dataset
+    from clipkit.datasets.dataset import Dataset
 
 __all__ = ["draw_declared"]
 

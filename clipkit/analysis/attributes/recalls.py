@@ -37,7 +37,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import probes
 from clipkit.analysis import results
 from clipkit.analysis.class_scores import class_scores
 from clipkit.analysis.controls import Controls, check_controls, control_digests
@@ -56,7 +55,9 @@ from clipkit.features.attribute_tables import Table
 from clipkit.features.draws import rows_by_class
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import prompts_entry
+from clipkit.probes import sweeps
 from clipkit.probes.classifiers import LOGREG, names_taking
+from clipkit.probes.sweep_context import SharedRows
 from clipkit.statistics import confounders
 from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS, NOT_DECIDED, group_of
 from clipkit.statistics.dependence import p_of, permute
@@ -107,11 +108,11 @@ class Similarities(NamedTuple):
 
     fit: Float32
     scored: Float32
-    shared: probes.SharedRows
+    shared: SharedRows
 
 
 Rows = Float32 | BlockMatrix  # (n, D)
-Shared = probes.SharedRows | None
+Shared = SharedRows | None
 Predicted = NDArray[Any]  # of the scored rows (n,): values or scores
 
 
@@ -125,7 +126,7 @@ class _Embeddings:
     def __init__(self, file: FeatureFile, fit: SplitRows, scored: SplitRows) -> None:
         self.file, self.fit, self.scored = file, fit, scored
         self.X, self.X_scored = fit.embeddings(file), np.asarray(scored.embeddings(file))
-        self.shared = probes.SharedRows()
+        self.shared = SharedRows()
         self._kept: dict[bytes, Similarities] = {}
 
     def similarities(self, directions: Float32) -> Similarities:
@@ -147,11 +148,11 @@ class _Embeddings:
             fit, scored = (
                 np.ascontiguousarray(rows[:, start:stop]) for rows in (of_all.fit, of_all.scored)
             )
-            self._kept[directions.tobytes()] = Similarities(fit, scored, probes.SharedRows())
+            self._kept[directions.tobytes()] = Similarities(fit, scored, SharedRows())
 
     def _similarities(self, directions: Float32) -> Similarities:
         fit, scored = self._products(self.X, directions), self.scored_similarities(directions)
-        return Similarities(fit, scored, probes.SharedRows())
+        return Similarities(fit, scored, SharedRows())
 
     def scored_similarities(self, directions: Float32) -> Float32:
         """Return the similarities (N, P) of the rows to score with directions (P, D)."""
@@ -908,9 +909,9 @@ class _Attribute:
     def _predict(self, X: Rows, X_scored: Float32, shared: Shared) -> Predicted:
         return self._fit(X, X_scored, shared).predicted
 
-    def _fit(self, X: Rows, X_scored: Float32, shared: Shared, keep: bool = False) -> probes.Run:
+    def _fit(self, X: Rows, X_scored: Float32, shared: Shared, keep: bool = False) -> sweeps.Run:
         options: Any = {"standardize": True, "balanced": True, "keep": keep, "shared": shared}
-        (run,) = probes.sweep(
+        (run,) = sweeps.sweep(
             X, self.y, X_scored, classifier=self.classifier, C=[self.settings.C], **options
         )
         if not run.converged:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from clipkit import probes
 from clipkit.analysis.predict import prediction
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import Row, labels_of, make_result, read_group_lines
@@ -26,6 +25,7 @@ from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import shots
+from clipkit.probes.fitted import FittedProbe
 from clipkit.probes.sweep_context import Workers
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import permute
@@ -92,7 +92,7 @@ def prompt_importance(
     if groups is not None:
         group_of = read_prompt_groups(groups, logits)
         inputs["groups"] = groups_digest(group_of)
-    fitted = probes.FittedProbe.from_arrays(probe.fitted)
+    fitted = FittedProbe.from_arrays(probe.fitted)
     class_names, numbers = prediction.match_classes(probe, logits, [name], fitted.classes)
     if not np.isin(labels, numbers).any():  # no prompt could cost any accuracy
         raise ClipkitError(
@@ -141,7 +141,7 @@ def _check_reads_prompts(probe: FeatureFile) -> None:
 
 
 def _permute(
-    fitted: probes.FittedProbe,
+    fitted: FittedProbe,
     X: Any,
     numbers: Int64,
     labels: Int64,
@@ -229,7 +229,7 @@ def largest_weights(probe: Features, count: int = 5) -> FeatureFile:
     """
     probe = as_file(probe, "probe")
     _check_reads_prompts(probe)
-    fitted = probes.FittedProbe.from_arrays(probe.fitted)
+    fitted = FittedProbe.from_arrays(probe.fitted)
     weights = np.asarray(fitted.weights(), np.float64)  # (n, K)
     texts = probe.texts or []
     unit = probe.similarity_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -108,7 +109,7 @@ def read_values(
     split: str,
     scored: Predictions,
     table: Table | None,
-    columns: Several[str] = (),
+    columns: Sequence[str] = (),
     *,
     common: bool = False,
 ) -> ClassValues:

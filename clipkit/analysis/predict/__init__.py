@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from clipkit.analysis.accuracy import accuracy_claims
 from clipkit.analysis.options import LabelledFile, Rows, Splits, read_cut
-from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile, Input
+from clipkit.analysis.question import Analysis, Answer, FeatureFile, Input
 from clipkit.analysis.sections import RIGHT
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
@@ -91,19 +92,13 @@ COLUMNS = (
 )
 
 
-def _claim(result: FeatureFile) -> list[Claim]:
-    from clipkit.analysis.accuracy import accuracy_claims
-
-    return accuracy_claims(result)
-
-
 ANALYSIS = Analysis(
     "predict",
     "Which class does a kept probe give other images?",
     predict,
     columns=COLUMNS,
     section=RIGHT,
-    claims=_claim,
+    claims=accuracy_claims,
     null="labels",
     needs="acc1",
 )

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit import probes
 from clipkit.analysis.ranking import Ranking, join, rank
 from clipkit.analysis.results import Caveat, find_caveats, make_result
 from clipkit.analysis.row_clusters import count_by_cluster, read_clusters
@@ -22,6 +21,7 @@ from clipkit.features.arguments import Features, Several, as_file, as_list, chec
 from clipkit.features.matching import choose_splits, count_shared_rows
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import shots
+from clipkit.probes.fitted import FittedProbe
 from clipkit.statistics import metrics
 
 EMBEDDING_SETTINGS = ("normalize",)  # what decides an embedding besides the model
@@ -80,7 +80,7 @@ def predict(
     splits = as_list(splits, "splits", str)
     check_fit(probe, file)
     file, names = choose_splits(file, splits)
-    fitted = probes.FittedProbe.from_arrays(probe.fitted)
+    fitted = FittedProbe.from_arrays(probe.fitted)
     class_names, number_of_class = match_classes(probe, file, names, fitted.classes)
     known = fitted_split(probe, file)
     rankings = {}
@@ -122,7 +122,7 @@ def predict(
 
 
 def find_fitted(
-    fitted: probes.FittedProbe, split: str, X: NDArray[Any] | BlockMatrix, is_known: bool
+    fitted: FittedProbe, split: str, X: NDArray[Any] | BlockMatrix, is_known: bool
 ) -> list[Caveat]:
     """Warn if a probe was fitted on rows (N, D) of a split: on all of them, if `is_known`."""
     count = len(X) if is_known else 0
@@ -163,7 +163,7 @@ def check_fit(probe: FeatureFile, file: FeatureFile) -> None:
         compatibility.check_same_settings(probe, file, "embed", EMBEDDING_SETTINGS)
     else:
         compatibility.check_same_prompts(probe, file)
-    width = probes.FittedProbe.from_arrays(probe.fitted).width
+    width = FittedProbe.from_arrays(probe.fitted).width
     for split in file.splits.values():
         got = split.features.shape[1]
         if got != width:
@@ -208,7 +208,7 @@ def _check_differ(names: Sequence[str], where: str) -> None:
 
 
 def _rank(
-    fitted: probes.FittedProbe,
+    fitted: FittedProbe,
     where: str,
     X: NDArray[Any],
     numbers: Int64,

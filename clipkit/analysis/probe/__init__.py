@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+from clipkit.analysis.accuracy import accuracy_claims, accuracy_findings
 from clipkit.analysis.layout import Columns, Layout, Row, make_cell, number
 from clipkit.analysis.options import (
     Attribute,
@@ -21,7 +22,7 @@ from clipkit.analysis.options import (
     Seeds,
     Table,
 )
-from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.question import Analysis, Answer
 from clipkit.analysis.sections import RIGHT
 from clipkit.base import console
 from clipkit.base.errors import UsageError
@@ -304,18 +305,6 @@ def _mean_of_draws(rows: Sequence[Row], columns: Columns) -> list[Row]:
     return means
 
 
-def _claim(result: FeatureFile) -> list[Claim]:
-    from clipkit.analysis.accuracy import accuracy_claims
-
-    return accuracy_claims(result)
-
-
-def _find(result: FeatureFile) -> list[str]:
-    from clipkit.analysis.accuracy import accuracy_findings
-
-    return accuracy_findings(result)
-
-
 ANALYSIS = Analysis(
     "probe",
     "What can a simple classifier read from the features?",
@@ -323,8 +312,8 @@ ANALYSIS = Analysis(
     columns=COLUMNS,
     section=RIGHT,
     layout=Layout(needed="draw", arrange=_mean_of_draws),
-    claims=_claim,
-    findings=_find,
+    claims=accuracy_claims,
+    findings=accuracy_findings,
     needs="acc1 acc1_low acc1_high",
     check=_check,
     null="labels",

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipkit import probes
 from clipkit.analysis.held_out import (
     EVAL_SPLIT,
     FIT_SPLIT,
@@ -35,8 +34,9 @@ from clipkit.features.history import drop_none
 from clipkit.features.matching import hash_rows, join_named
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.validation import MAX_COUNTED
-from clipkit.probes import classifiers
+from clipkit.probes import classifiers, sweeps
 from clipkit.probes.classifiers import Classifier
+from clipkit.probes.fitted import FittedProbe
 from clipkit.statistics import metrics, softmax
 
 FEATURES = ("logits", "probs")
@@ -491,7 +491,7 @@ class ScoredRun(NamedTuple):
     row: dict[str, Any]
     predicted: Int64
     converged: bool
-    fitted: probes.FittedProbe | None
+    fitted: FittedProbe | None
 
 
 def _evaluate(grid: Grid, fit: Subset, scored: Subset, draw: Draw, keep: bool) -> list[ScoredRun]:
@@ -633,13 +633,13 @@ def _check_rows(file: FeatureFile, fit: Subset, scored: Subset | None) -> list[C
     return find_shared("fitted", scored.name, fit.rows.features, scored.rows.features)
 
 
-def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> list[probes.Run]:
+def _fit_and_predict(grid: Grid, fit: Subset, scored: Subset, keep: bool) -> list[sweeps.Run]:
     """Return the runs temperature by temperature, C by C."""
     spec = grid.spec
     X, X_eval = fit.rows.features, scored.rows.features
     with console.progress(f"fitting {spec.classifier}", "steps") as progress:
         sweep = functools.partial(
-            probes.sweep,
+            sweeps.sweep,
             classifier=spec.classifier,
             C=grid.Cs,
             standardize=bool(spec.standardize),

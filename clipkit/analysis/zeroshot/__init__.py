@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from clipkit.analysis.accuracy import accuracy_claims, accuracy_findings
 from clipkit.analysis.options import (
     Attribute,
     Cluster,
@@ -13,7 +14,7 @@ from clipkit.analysis.options import (
     Table,
     read_cut,
 )
-from clipkit.analysis.question import Analysis, Answer, Claim, FeatureFile
+from clipkit.analysis.question import Analysis, Answer
 from clipkit.analysis.sections import RIGHT
 from clipkit.features.columns import (
     ACC1,
@@ -102,26 +103,14 @@ COLUMNS = (
 )
 
 
-def _claim(result: FeatureFile) -> list[Claim]:
-    from clipkit.analysis.accuracy import accuracy_claims
-
-    return accuracy_claims(result)
-
-
-def _find(result: FeatureFile) -> list[str]:
-    from clipkit.analysis.accuracy import accuracy_findings
-
-    return accuracy_findings(result)
-
-
 ANALYSIS = Analysis(
     "zeroshot",
     "How often is the most similar prompt the right one?",
     zeroshot,
     columns=COLUMNS,
     section=RIGHT,
-    claims=_claim,
-    findings=_find,
+    claims=accuracy_claims,
+    findings=accuracy_findings,
     needs="acc1 acc1_low acc1_high",
     null="labels",
 )
