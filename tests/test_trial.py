@@ -31,7 +31,7 @@ FOUND = [
     ("images], np.float16)", "images]) * len(images)", "batch", "wrong", "hint: encode images one"),
     ("(axis=(0, 1))", "(axis=(1, 2))", "encode", "wrong", "as at first, got"),
     ("images], np.float16)", "images], dtype=object)", "encode", "wrong", "ndarray of object"),
-    ("        return", "        import sys; sys.exit()\n        return", "encode", "wrong", "exit("),
+    ("        return", "        exit()\n        return", "encode", "wrong", "exit(None)"),
 ]
 BUFFER = """
 import numpy as np

@@ -68,6 +68,7 @@ def embed(
         option(
             "DATASET|FILE",
             "With --ask: list these class names behind the question, with letters as answers.",
+            is_file=True,
             completes="datasets",
             panel=GENERATIVE_PANEL,
         ),

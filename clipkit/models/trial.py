@@ -61,9 +61,7 @@ def _load_finding(encoder: Encoder, seconds: float) -> Finding:
     return Finding("load", NOTE, f"{found}no digest of weights: {advice}")
 
 
-def _try_encoder(
-    encoder: Encoder, images: Sequence[Image.Image], batch_size: int
-) -> list[Finding]:
+def _try_encoder(encoder: Encoder, images: Sequence[Image.Image], batch_size: int) -> list[Finding]:
     """Return what is found about embeddings. An image that cannot be encoded alone is an error."""
     findings: list[Finding] = []
     _encode(encoder, images[:1])  # the first call takes longer
