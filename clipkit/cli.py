@@ -105,7 +105,8 @@ class ClipkitGroup(CommandGroup):
         self, args: Sequence[str] | None = None, **extra: Any
     ) -> NoReturn:
         """Run a command line and exit."""
-        words = sys.argv[1:] if args is None else list(args)
+        typed = sys.argv[1:] if args is None else list(args)
+        words = list(map(_as_stream, typed))
         command = _command_path(self, words)
         signals.set_command(command)
         extra["standalone_mode"] = False
@@ -142,6 +143,14 @@ def _unknown_command(name: str) -> ClipkitError:
         error.message,
         f"name a command before the file: {suggestions.command('clipkit', command, name)}",
     )
+
+
+def _as_stream(word: str) -> str:
+    """Return a word of a command line, ``-`` for a path of standard input."""
+    option, is_value, path = word.rpartition("=")
+    if path not in files.STREAM_PATHS or (is_value and not option.startswith("--")):
+        return word
+    return f"{option}{is_value}{files.STREAM}"
 
 
 def _command_path(group: Any, words: list[str]) -> str:

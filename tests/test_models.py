@@ -643,7 +643,10 @@ def test_a_prompt_that_holds_the_end_token_is_refused(tiny_clip_dir):
 
 def test_an_image_that_the_processor_cannot_resize_is_named_in_one_line(copied):
     processor(do_resize=False, do_center_crop=False)(copied)
-    encoder = load(copied)
+    with pytest.raises(ClipkitError, match=r"expected 3 x 32 x 32 numbers, .* got 3 x") as error:
+        load(copied)
+    assert "encode images one by one: -b 1" in str(error.value.hint)
+    encoder = load(copied, batch_size=1)
     images = [clips.noise_image(40, 24), clips.noise_image(32, 32)]
     with pytest.raises(ClipkitError, match=r"expected 3 x 32 x 32 numbers, .* got 3 x 24 x 40"):
         encoder.encode_images(images[0])

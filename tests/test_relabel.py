@@ -348,6 +348,6 @@ def test_parquet_columns_of_other_types_are_named(tmp_path, capsys):
     }
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table(columns), path)
-    cells = parquet.read_cells(path, "t.parquet")
+    cells = parquet.read_cells(path.read_bytes(), "t.parquet")
     assert cells == {"id": ["a", "b"], "price": [1.5, None], "day": [None, "2024-02-29"]}
     assert "t.parquet: left out box (struct), size (duration)" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from clipkit.base import console
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.files import STREAM
 from clipkit.base.names import escape
 
 BOM = b"\xef\xbb\xbf"
@@ -37,6 +39,32 @@ SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a pair, or two halves that 
 QUOTED = re.compile(rb'(?:^|[\t\n])("[^\t\n]*")(?:[\t\r\n]|$)')  # a whole cell between tabs
 
 Line = tuple[int, list[str]]  # its number, counted from 1, and its cells
+
+
+def ending_of(source: str, data: bytes) -> str:
+    """Return the ending of a table's name. A stream has the one that its content should have.
+
+    >>> ending_of("a/b.CSV", b""), ending_of("-", b'{"id": 1}'), ending_of("-", b"id,colour")
+    ('.csv', '.jsonl', '.csv')
+    """
+    if source != STREAM:
+        return os.path.splitext(source)[1].lower()  # noqa: PTH122
+    if data.startswith(b"PAR1"):
+        return ".parquet"
+    first, _, rest = data.removeprefix(BOM).lstrip().partition(b"\n")
+    if not first.startswith((b"{", b"[")):
+        return ".tsv" if b"\t" in first else ".csv"
+    try:
+        row = json.loads(first)
+    except (ValueError, RecursionError):  # a document of several lines
+        return ".json"
+    is_row = isinstance(row, dict) and not any(map(_holds_objects, row.values()))
+    return ".jsonl" if is_row or rest.strip() else ".json"
+
+
+def _holds_objects(value: Any) -> bool:
+    """Whether a member of a JSON object is an object or a list of some."""
+    return isinstance(value[0] if isinstance(value, list) and value else value, dict)
 
 
 class TextTable(NamedTuple):

@@ -30,6 +30,7 @@ from clipkit.base.errors import (
 )
 
 STREAM = "-"
+STREAM_PATHS = ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 DISK_FULL_HINT = "free some space or write elsewhere; nothing was replaced"
@@ -137,8 +138,25 @@ def check_one_stream(sources: Sequence[str]) -> None:
     """Refuse standard input as more than one of the inputs."""
     if sources.count(STREAM) > 1:
         raise UsageError(
-            "expected only one file on standard input, got several", "name the other files"
+            "expected only one file on standard input, got several",
+            "it can be read once: save the others, and name their files",
         )
+
+
+@contextlib.contextmanager
+def held_input() -> Iterator[None]:
+    """Put a file in the place of a pipe on standard input, which can then be read twice."""
+    if _redirected_input() is not None:
+        yield
+        return
+    piped = sys.stdin
+    try:
+        with _copied(STREAM) as copy:
+            os.lseek(copy.descriptor, 0, os.SEEK_SET)
+            with os.fdopen(os.dup(copy.descriptor), encoding=piped.encoding) as sys.stdin:
+                yield
+    finally:
+        sys.stdin = piped
 
 
 def goes_to_stream(output: str) -> bool:
@@ -455,7 +473,7 @@ def _redirected_input() -> OpenFile | None:
 
 
 @contextlib.contextmanager
-def _copied(source: str, signature: bytes) -> Iterator[OpenFile]:
+def _copied(source: str, signature: bytes = b"") -> Iterator[OpenFile]:
     """Copy a stream to a temporary file."""
     folder = tempfile.gettempdir()
     with _temporary_file(Path(folder), "input.h5", 0o600) as copy:

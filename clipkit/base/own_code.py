@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Iterator
@@ -117,3 +118,29 @@ class _Redirection:
 
 
 _printing_to_stderr = _Redirection()
+
+
+class Prints:
+    """What code printed in a block of `collect_prints`, once the block has ended."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+
+@contextlib.contextmanager
+def collect_prints() -> Iterator[Prints]:
+    """Collect what is printed on standard output in a block, also by C libraries and threads."""
+    prints = Prints()
+    with _printing_to_stderr, tempfile.TemporaryFile("w+", 1, errors="replace") as sink:
+        try:
+            with contextlib.redirect_stdout(sink):
+                os.dup2(sink.fileno(), 1)
+                yield prints
+        finally:
+            for stream in (sys.__stdout__, sink):
+                if stream is not None:
+                    with contextlib.suppress(OSError, ValueError):  # it is closed
+                        stream.flush()
+            os.dup2(2, 1)
+            sink.seek(0)
+            prints.text = sink.read()

@@ -8,7 +8,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from typer.core import TyperCommand, TyperGroup
 from clipkit.analysis.question import TEXTS
 from clipkit.base import console, suggestions
 from clipkit.base.errors import UsageError
+from clipkit.base.files import check_one_stream
 from clipkit.base.options import expand_groups, options_of
 from clipkit.commands._options import TYPED, with_settings, with_typer
 from clipkit.features.endings import FEATURE_ENDINGS, PICTURES
@@ -161,6 +162,8 @@ class ClipkitCommand(TyperCommand):
         rest = super().parse_args(ctx, args)
         if ctx.resilient_parsing:
             return rest
+        if not hasattr(self.function, "analysis"):  # whose inputs may take each other's place
+            check_one_stream(self._inputs(ctx.params))
         texts = ctx.params.get(TEXTS)
         if ctx.args:
             further = ctx.args[0]
@@ -173,6 +176,17 @@ class ClipkitCommand(TyperCommand):
         if hint:
             raise UsageError(f"expected no further argument, got {further!r}", hint)
         return rest
+
+    def _inputs(self, values: Mapping[str, Any]) -> list[str]:
+        """Return what the arguments and options name that the command reads."""
+        options = options_of(expand_groups(with_settings(self.function)))
+        names: list[str] = []
+        for name, value in values.items():
+            record = options.get(name)
+            is_read = name != "output" if record is None else record.is_file or record.kinds
+            if is_read and value is not None:
+                names += value if isinstance(value, list | tuple) else [str(value)]
+        return names
 
     def _further_hint(self, args: list[str], extra: str) -> str:
         """Return what was meant by an argument too many: another value, or a picture to write."""

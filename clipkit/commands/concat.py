@@ -33,10 +33,8 @@ def concat(
     Example: clipkit concat a.h5 b.h5 -o img.h5
     """
     from clipkit import features
-    from clipkit.base import files
     from clipkit.features import concatenation, endings
 
-    files.check_one_stream(inputs)
     endings.check_feature_output(output, force=force, inputs=inputs)
     with contextlib.ExitStack() as stack:
         parts = []

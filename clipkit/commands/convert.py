@@ -75,11 +75,17 @@ def convert(
     ] = None,
     labels: Annotated[
         str | None,
-        option("FILE", "Import: .npy file with the labels of the rows, as numbers or names."),
+        option(
+            "FILE",
+            "Import: .npy file with the labels of the rows, as numbers or names.",
+            is_file=True,
+        ),
     ] = None,
     prompts: Annotated[
         str | None,
-        option("FILE", "Import: file with the prompts that the rows embed, one per line."),
+        option(
+            "FILE", "Import: file with the prompts that the rows embed, one per line.", is_file=True
+        ),
     ] = None,
     classes: Annotated[
         str | None,
@@ -97,6 +103,7 @@ def convert(
             "FILE",
             "Import: table of the texts in order, each with the id of its image, as for textembed "
             "--captions.",
+            is_file=True,
         ),
     ] = None,
     feature_column: Annotated[
@@ -252,7 +259,7 @@ def _read_captions(captions: str, digests: dict[str, str]) -> tuple[list[str], l
     from clipkit.datasets.captions import read_captions
     from clipkit.features.endings import CAPTION_TABLES
 
-    if Path(captions).suffix.lower() not in CAPTION_TABLES:
+    if Path(captions).suffix.lower() not in CAPTION_TABLES and captions != files.STREAM:
         expected = f"a table ({', '.join(CAPTION_TABLES)})"
         raise UsageError(f"--captions: expected {expected}, got {captions}")
     read = read_captions(captions)

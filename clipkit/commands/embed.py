@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipkit.base import console
-from clipkit.base.errors import UsageError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.files import STREAM
 from clipkit.base.options import (
     DATA_PANEL,
@@ -36,6 +37,7 @@ from clipkit.datasets.registry import REGISTRY
 
 if TYPE_CHECKING:
     from clipkit.embedding.checkpoint import Part
+    from clipkit.models import Finding
     from clipkit.models.options import RunOptions
 
 MAX_WORKERS = 256  # each holds a batch of images in memory
@@ -66,6 +68,7 @@ def embed(
         option(
             "DATASET|FILE",
             "With --ask: list these class names behind the question, with letters as answers.",
+            is_file=True,
             completes="datasets",
             panel=GENERATIVE_PANEL,
         ),
@@ -171,6 +174,15 @@ def embed(
             panel=RUNNING_PANEL,
         ),
     ] = None,
+    check: Annotated[
+        bool,
+        flag(
+            "--check",
+            "Try the model on eight images, print what is found, and write nothing.",
+            member=None,
+            panel=RUNNING_PANEL,
+        ),
+    ] = False,
     **settings: Any,
 ) -> int:
     """Embed the images of a data set, or write the hidden states of layers.
@@ -182,7 +194,7 @@ def embed(
     Example: clipkit embed cifar100 -o img.h5
     """
     from clipkit import datasets, models
-    from clipkit.embedding import checkpoint, pipeline, textembed
+    from clipkit.embedding import checkpoint, pipeline, textembed, trial
 
     share = None if part is None else checkpoint.Part.parse(part)
     listed: tuple[str, ...] = ()
@@ -210,7 +222,8 @@ def embed(
         )
     if engine == "local":  # the machines of a cluster may have folders that this one lacks
         models.check_name(model)
-    _check_outputs(output, options, force, dataset, share)
+    if not check:
+        _check_outputs(output, options, force, dataset, share)
     with console.stage("reading the data set"):
         data = datasets.load(
             dataset,
@@ -227,6 +240,9 @@ def embed(
             data = data.split_off(parse_fractions(split_off))
         if settings["downsample"] is not None:
             data = data.downsample(settings["downsample"])
+    if check:
+        _print_findings(model, trial.try_encoder(data, model=model, options=options))
+        return 0
     skipped = pipeline.embed(
         data,
         output,
@@ -250,6 +266,18 @@ def embed(
         text += f", {count - len(skipped)} embedded; the file lists them"
     console.warn(text)
     return SKIPPED
+
+
+def _print_findings(model: str, findings: list[Finding]) -> None:
+    """Print what a trial of a model found; raise an error if something is wrong."""
+    from clipkit.base import tables
+
+    rows = [finding._asdict() for finding in findings]
+    with contextlib.redirect_stdout(console.data()):
+        tables.emit(rows, tables.View())
+    wrong = [finding.check for finding in findings if finding.result == "wrong"]
+    if wrong:
+        raise ClipkitError(f"{model}: expected no check to fail, got {', '.join(wrong)}")
 
 
 def _check_outputs(

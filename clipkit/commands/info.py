@@ -49,10 +49,9 @@ def info(
     Example: clipkit info img.h5; clipkit info --runs probe.h5 zeroshot.h5
     """
     from clipkit import features
-    from clipkit.base import files, tables
+    from clipkit.base import tables
 
     names = what or ["-"]
-    files.check_one_stream(names)
     view = tables.View(format, columns, no_header)
     is_json = tables.chosen_format(format) == "json"
     if runs or per_class:

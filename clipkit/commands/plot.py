@@ -114,7 +114,7 @@ def _save(
     force: Force = False,
 ) -> None:
     """Write a figure with the source of its data, as the options of all pictures say."""
-    from clipkit.base import console, files
+    from clipkit.base import console
     from clipkit.plots import style
 
     style.finish(figure, source, None if size is None else _parse_size(size), title)
@@ -144,7 +144,9 @@ class PlotGroup(CommandGroup):
             place = self._find_picture(ctx, args)
             args = [*args[place : place + 1], *args[:place], *args[place + 1 :]]
         pictures = self.list_commands(ctx)
-        if args and args[0] not in pictures and Path(args[0]).is_file():
+        if args and args[0] not in pictures and _is_input(args[0]):
+            if args[0] == files.STREAM:
+                ctx.with_resource(files.held_input())  # the picture reads it again
             args = [_first_picture(args[0]), *args]
         return super().parse_args(ctx, args)
 
@@ -157,7 +159,7 @@ class PlotGroup(CommandGroup):
                 if parameter.param_type_name == "option" and not parameter.is_flag:
                     with_value.update(parameter.opts)
         for place, (before, word) in enumerate(itertools.pairwise(args), start=1):
-            if before not in with_value and (word in pictures or Path(word).is_file()):
+            if before not in with_value and (word in pictures or _is_input(word)):
                 return place
         return 0
 
@@ -173,6 +175,10 @@ class PlotGroup(CommandGroup):
                 raise UsageError(message, hint)
             raise unknown("plot", args[0], pictures)
         return super().resolve_command(ctx, args)
+
+
+def _is_input(word: str) -> bool:
+    return word == files.STREAM or Path(word).is_file()
 
 
 def _first_picture(path: str) -> str:
@@ -259,7 +265,6 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
     If it is drawn of results and gets none, name the commands that make them.
     """
     from clipkit import features
-    from clipkit.base.files import check_one_stream
     from clipkit.features import similarity
 
     inputs: list[Any] = []
@@ -272,7 +277,6 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
                 inputs.append(files)
             elif picture.pairs and values[TEXTS] is not None:
                 images, texts = values["file"], values[TEXTS]
-                check_one_stream([images, texts])
                 source = features.open_file(images, kinds=["images"], swapped=(texts, ["texts"]))
                 image_file = opened.enter_context(source)
                 files = [similarity.pair(image_file, features.read(texts, kinds=["texts"]))]

@@ -19,7 +19,11 @@ def relabel(
     common: Common = False,
     groups: Annotated[
         str | None,
-        option("FILE", "Use groups of classes as labels; each line of FILE is: class TAB group."),
+        option(
+            "FILE",
+            "Use groups of classes as labels; each line of FILE is: class TAB group.",
+            is_file=True,
+        ),
     ] = None,
     shuffle: Annotated[
         bool,

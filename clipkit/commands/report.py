@@ -34,11 +34,9 @@ def _is_html(output: str) -> bool:
 
 
 def _check_names(names: list[str]) -> list[str]:
-    """Refuse standard input, and the empty name: the current folder, if a variable is not set."""
+    """Refuse the empty name: it is the current folder, if a variable is not set."""
     if "" in names:
         raise UsageError("expected the name of a folder, got ''")
-    if "-" in names:
-        raise UsageError("expected folders or result files, got standard input", "name the files")
     return names
 
 
@@ -60,7 +58,8 @@ def report(
         list[str],
         typer.Argument(
             metavar="FOLDER|FILE",
-            help="Result files, or folders of them. The pictures in a folder are shown, too.",
+            help="Result files, folders of them, or - for standard input. The pictures in a "
+            "folder are shown, too.",
             callback=_check_names,
         ),
     ],
@@ -69,12 +68,15 @@ def report(
         option(
             "FOLDER",
             "Folder with the results of an untrained control, to compare with; repeatable.",
+            is_file=True,
             check=lambda _, names: _check_names(names),
         ),
     ] = [],  # noqa: B006
     expected: Annotated[
         str | None,
-        option("TABLE", "A .tsv of published figures, to set beside what was measured."),
+        option(
+            "TABLE", "A .tsv of published figures, to set beside what was measured.", is_file=True
+        ),
     ] = None,
     same_as: Annotated[
         list[str],

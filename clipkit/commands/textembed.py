@@ -71,6 +71,7 @@ def textembed(
             "Embed the captions of images: a table (.csv, .tsv, .jsonl) with the columns image and "
             "caption, COCO's captions (.json), the tars or Parquet files of the images "
             "(repeatable), or shapes.",
+            is_file=True,
         ),
     ] = None,
     items: ItemTables = None,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from clipkit import datasets
 from clipkit.base import console, files
-from clipkit.base.csv_rows import find_column, load_json, table_objects
+from clipkit.base.csv_rows import ending_of, find_column, load_json, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.dataset import ImageDataset, describe_splits
@@ -54,16 +54,15 @@ def read_captions(names: Several[FilePath], split: str | None = None) -> Caption
         If a source has no captions, or a caption is too long.
     """
     names = as_list(names, "names", str)
-    name, ending = escape(names[0]), Path(names[0]).suffix.lower()
-    if names[0] == files.STREAM:
-        raise UsageError("captions: expected a file, got standard input")
-    if ending in CAPTION_TABLES:
+    name, ending = escape(files.display_name(names[0])), Path(names[0]).suffix.lower()
+    if ending in CAPTION_TABLES or names[0] == files.STREAM:
         if split is not None:
             raise UsageError(f"split: expected tars or Parquet files, got the table {name}")
         if len(names) > 1:
             hint = "join them into one file"
             raise UsageError(f"expected one table of captions, got {len(names)}", hint)
         data = files.read_bytes(names[0])
+        ending = ending_of(names[0], data)
         pairs = _coco_rows(data, name) if ending == ".json" else _table_rows(data, name, ending)
         return _collect(pairs, name, {"inputs": {"captions": files.digest(data)}})
     named = datasets.REGISTRY.get(names[0])

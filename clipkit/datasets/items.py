@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipkit.base import console, files
-from clipkit.base.csv_rows import find_column, load_json, table_objects
+from clipkit.base.csv_rows import ending_of, find_column, load_json, table_objects
 from clipkit.base.errors import ClipkitError, UsageError, shorten
 from clipkit.base.names import escape
 from clipkit.datasets.rows import CAPTION_COLUMNS, as_text
@@ -93,7 +93,7 @@ def read_items(names: Several[FilePath], split: str | None = None) -> Items:
         digests.append(files.digest(data))
         for item in _read(data, path):
             if item.id in items:
-                where = escape(str(path))
+                where = escape(files.display_name(path))
                 raise ClipkitError(f"{where}: expected different items, got {item.id!r} twice")
             items[item.id] = item
     if not items:
@@ -116,8 +116,10 @@ def _files(names: Sequence[str]) -> list[Path]:
 
 def _read(data: bytes, path: Path) -> Iterator[Item]:
     """Yield the items of a file: of a table, or of a published form."""
-    name = escape(str(path))
-    objects = list(_objects(data, name, path.suffix))
+    name = escape(files.display_name(path))
+    stem = Path(files.display_name(path)).stem
+    ending = ending_of(str(path), data)
+    objects = list(_objects(data, name, ending))
     if objects and "correct" in objects[0][1]:
         yield from _table_items(objects, name)
         return
@@ -126,10 +128,10 @@ def _read(data: bytes, path: Path) -> Iterator[Item]:
     for key, content in objects:
         where = f"{name}, {key}"
         form = _find_form(content, where)
-        category = " and ".join(_values(content, form.category, where)) or path.stem
+        category = " and ".join(_values(content, form.category, where)) or stem
         images = _values(content, form.images, where)
         texts = _values(content, form.texts, where)
-        yield _item(f"{path.stem}/{content.get('id', key)}", category, images, texts, where)
+        yield _item(f"{stem}/{content.get('id', key)}", category, images, texts, where)
 
 
 def _find_form(content: Mapping[str, Any], where: str) -> Form:

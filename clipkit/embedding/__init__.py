@@ -2,7 +2,8 @@
 
 `engines` decode, preprocess and encode images. `ray_engine` does so on several machines, which
 `ray_cluster` connects to. `checkpoint` stores embeddings in shards, so that an interrupted run
-can continue. `pipeline` joins both. `texts` embeds prompts and class names.
+can continue. `pipeline` joins both. `texts` embeds prompts and class names. `trial` tries an
+encoder on a few images.
 """
 
 from clipkit.datasets.captions import read_captions
@@ -23,6 +24,7 @@ from clipkit.embedding.textembed import (
     read_prompts,
     read_templates,
 )
+from clipkit.embedding.trial import try_encoder
 from clipkit.prompts.formats import DEFAULT_TEMPLATE, ClassNames
 
 __all__ = [
@@ -47,4 +49,5 @@ __all__ = [
     "read_items",
     "read_prompts",
     "read_templates",
+    "try_encoder",
 ]

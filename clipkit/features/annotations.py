@@ -16,7 +16,6 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -563,9 +562,7 @@ def _check_names(table: str, names: list[str]) -> None:
 def _read_objects(table: OpenTable, data: bytes) -> tuple[dict[str, list[Any]], list[int]]:
     """Return cells of any type by column, None for a key that an object lacks, and the lines."""
     if table.ending == ".parquet":
-        columns = import_parquet("clipkit.features.parquet").read_cells(
-            Path(table.name), table.name
-        )
+        columns = import_parquet("clipkit.features.parquet").read_cells(data, table.name)
         return columns, list(range(len(next(iter(columns.values()), []))))
     objects = dict(read_objects(data, table.name, '{"id": "a.jpg", "colour": "red"}'))
     names = list(dict.fromkeys(itertools.chain.from_iterable(objects.values())))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from clipkit.base import files
-from clipkit.base.csv_rows import check_different, is_no_value
+from clipkit.base.csv_rows import check_different, ending_of, is_no_value
 from clipkit.base.errors import UsageError, quote
 from clipkit.features.model import row_ids
 
@@ -49,9 +49,10 @@ def open_table(table: Table, name: str = "table") -> OpenTable:
     Parameters
     ----------
     table : str, path, dict of columns or DataFrame
-        A file that ends in one of `ENDINGS`, or columns of equal length. One is called `id`, or
-        named as `annotations.IDS` says; else the index of a DataFrame has the ids. An index that
-        counts from 0, and rows without an index, are row numbers as `model.row_ids` writes them.
+        A file that ends in one of `ENDINGS`, ``-`` for one on standard input, or columns of equal
+        length. One is called `id`, or named as `annotations.IDS` says; else the index of a
+        DataFrame has the ids. An index that counts from 0, and rows without an index, are row
+        numbers as `model.row_ids` writes them.
     name : str
         Of the argument: an error about columns names it.
 
@@ -64,6 +65,9 @@ def open_table(table: Table, name: str = "table") -> OpenTable:
         return table
     if isinstance(table, str | os.PathLike):
         path = os.fspath(table)
+        if path == files.STREAM:
+            data = files.read_bytes(path)
+            return OpenTable(files.display_name(path), ending_of(path, data), data)
         ending = Path(path).suffix.lower()
         if ending in ENDINGS or Path(path).is_file():
             return OpenTable(path, ending, files.read_bytes(path))

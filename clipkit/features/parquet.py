@@ -208,7 +208,8 @@ def _read_parts(
         part = name if len(paths) == 1 else str(path)
         if _content(pq.read_schema(path)) != _content(schema):
             raise ClipkitError(f"{part}: expected the columns and class names of {paths[0].name}")
-        with _open(path, schema, part, sources, features_of) as file:
+        size = path.stat().st_size
+        with _open(path, size, schema, part, sources, features_of) as file:
             for source, values in _values(file, sources, part, path.stat().st_size).items():
                 cells[source] += values
             if features_of:
@@ -256,28 +257,34 @@ def _check_ids(ids: list[Any], where: str) -> None:
         )
 
 
-def read_cells(path: Path, name: str) -> dict[str, list[Any]]:
+def read_cells(data: bytes, name: str) -> dict[str, list[Any]]:
     """Read columns of texts, numbers, truth values, lists of texts, decimals, dates and times.
 
     Decimals become numbers, dates and times become texts. A note names the columns of other types,
     which are left out.
     """
     with read_errors(name):
-        schema = pq.read_schema(path)
+        source = pa.BufferReader(data)
+        schema = pq.read_schema(source)
         _check_distinct(schema, name)
         names = [field.name for field in schema if _is_cell(field.type)]
         others = [field for field in schema if not _is_cell(field.type)]
         if others:
             kinds = [f"{field.name} ({_type_name(field.type)})" for field in others]
             console.note(f"{name}: left out {abridged(kinds)}")
-        with _open(path, schema, name, names) as file:
-            return _values(file, names, name, path.stat().st_size)
+        with _open(source, len(data), schema, name, names) as file:
+            return _values(file, names, name, len(data))
 
 
 def _open(
-    path: Path, schema: pa.Schema, name: str, columns: list[str], features: Sequence[str] = ()
+    source: Path | pa.BufferReader,
+    size: int,
+    schema: pa.Schema,
+    name: str,
+    columns: list[str],
+    features: Sequence[str] = (),
 ) -> pq.ParquetFile:
-    """Open a file; refuse columns that would unpack to much more than the file.
+    """Open a file of `size` bytes; refuse columns that would unpack to much more than the file.
 
     Texts are read as dictionaries, so that one that fills many rows is in memory once.
     """
@@ -289,8 +296,8 @@ def _open(
             raise ClipkitError(f"{name}: {column}: expected texts or numbers, got {got}")
     texts = [column for column in columns if is_text(schema.field(column).type)]
     lists = tuple(f"{column}.list." for column in columns)
-    texts += [leaf for leaf in leaf_paths(pq.read_metadata(path)) if leaf.startswith(lists)]
-    file = pq.ParquetFile(path, page_checksum_verification=True, read_dictionary=texts)
+    texts += [leaf for leaf in leaf_paths(pq.read_metadata(source)) if leaf.startswith(lists)]
+    file = pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=texts)
     if features and not file.metadata.num_rows:
         raise ClipkitError(f"{name}: expected rows with a column 'feature', got no rows")
     matrix = others = 0
@@ -300,7 +307,6 @@ def _open(
             matrix += max(4 * chunk.num_values, chunk.total_uncompressed_size)
         elif owner in columns:
             others += max(8 * chunk.num_values, chunk.total_uncompressed_size)
-    size = path.stat().st_size
     feature = features[0] if features else "features"
     MATRICES.check(matrix, size, f"{name}: {feature}")
     OTHERS.check(others, size, f"{name}: columns other than {feature}")

@@ -18,6 +18,7 @@ from PIL import Image
 from clipkit.base import console
 from clipkit.base.errors import SMALLEST, ClipkitError, UsageError
 from clipkit.base.names import omit
+from clipkit.features.history import DOT_PRODUCT
 from clipkit.models import own_encoder
 from clipkit.models.acceleration import (
     DTYPES,
@@ -48,6 +49,7 @@ PROMPTS = ["a photo", "a photo of two dots"]  # are encoded when a text tower is
 OWN = "own"
 BATCH_TOLERANCES = {"fp64": 1e-4, "fp32": 5e-3, "fp16": 0.05, "bf16": 0.1, OWN: 0.02}
 NOTED_CHANGE = 1e-3  # more than the last bits of float32
+ONE_BY_ONE = "encode images one by one: -b 1"
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
 # The module of the adapter of each library that a model's files may belong to.
 ADAPTERS = {
@@ -113,6 +115,11 @@ class Encoder(EncoderDescription):
         """The number D of columns: the embedding size, or the sum of the layers' widths."""
         return int(self.details["dim"])
 
+    @property
+    def has_digest(self) -> bool:
+        """Whether weights or files of the model, and not only its code, have a digest."""
+        return "weights" in self.details or len(self.parts) > 1
+
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Inputs:
         """Resize images as the model's own processor does, and crop them as OpenAI's code does.
 
@@ -154,10 +161,14 @@ class Encoder(EncoderDescription):
         pixels: Any = images if is_prepared else self.preprocess(images)  # type: ignore[arg-type]
         if isinstance(pixels, torch.Tensor) and pixels.ndim == 3:
             pixels = pixels[None]
-        normalized = self._prepare(lambda preprocessor: preprocessor.normalize(pixels))
+        normalized = self._normalize(pixels)
         if isinstance(normalized, Mapping):
             return self._to_array(self._run(**normalized))
         return self._to_array(self._run(pixel_values=normalized))
+
+    def _normalize(self, pixels: Any) -> Inputs:
+        """Return what the tower takes for preprocessed images."""
+        return self._prepare(lambda preprocessor: preprocessor.normalize(pixels))
 
     def encode_texts(
         self,
@@ -284,6 +295,17 @@ def load(
         this shows before the work.
     """
     options = options or RunOptions.from_settings(settings)
+    encoder = load_unchecked(name, tower, options)
+    is_words = tower == "text" and encoder.details.get("similarity") == DOT_PRODUCT
+    if not is_words:
+        encoder = _check_and_measure(encoder, options.batch_size)
+    if own_encoder.is_own(name):
+        _note_digest(encoder)
+    return encoder
+
+
+def load_unchecked(name: Any, tower: TowerName, options: RunOptions) -> Encoder:
+    """Load one tower of a model, and encode nothing yet, so that its width may be unknown."""
     options.check()
     move_compiler_folder()
     if own_encoder.is_own(name):
@@ -384,7 +406,7 @@ def _load_named(name: str, tower: TowerName, options: RunOptions) -> Encoder:
     elif not options.projection:
         details = {**_without_scale(details), "projection": "none"}
     _note_details(files, details)
-    encoder = Encoder(
+    return Encoder(
         details,
         loaded.parts,
         run,
@@ -393,7 +415,6 @@ def _load_named(name: str, tower: TowerName, options: RunOptions) -> Encoder:
         _tokenizer=tokenizer,
         _non_blocking=options.non_blocking,
     )
-    return _check_and_measure(encoder, options.batch_size)
 
 
 def _load_generative(
@@ -412,8 +433,7 @@ def _load_generative(
     else:
         asked = generative.load(files, tower, options, device, precision)
     _note_details(files, asked["details"])
-    encoder = Encoder(**asked, _non_blocking=options.non_blocking)
-    return encoder if is_words else _check_and_measure(encoder, options.batch_size)
+    return Encoder(**asked, _non_blocking=options.non_blocking)
 
 
 def _load_own(source: Any, tower: TowerName, options: RunOptions) -> Encoder:
@@ -421,15 +441,18 @@ def _load_own(source: Any, tower: TowerName, options: RunOptions) -> Encoder:
     own = own_encoder.load(source, tower, options)
     if options.layers is not None:
         own["details"] = _hidden_state_details(own["details"], own["_tower"])
-    loaded = Encoder(**own, _non_blocking=options.non_blocking)
-    encoder = _check_and_measure(loaded, options.batch_size)
-    if "weights" not in encoder.details and len(encoder.parts) < 2:
+    return Encoder(**own, _non_blocking=options.non_blocking)
+
+
+def _note_digest(encoder: Encoder) -> None:
+    """Tell a user that nothing but the code of one's own encoder has a digest, if that is so."""
+    name = encoder.details["name"]
+    if not encoder.has_digest:
         console.note(
-            f"{encoder.details['name']}: its history has no digest of weights: none were found; "
+            f"{name}: its history has no digest of weights: none were found; "
             "give it another name when they change"
         )
-    console.detail(f"own encoder {encoder.details['name']}: {encoder.details['digest']}")
-    return encoder
+    console.detail(f"own encoder {name}: {encoder.details['digest']}")
 
 
 def _read(files: ModelFiles, tower: TowerName, options: RunOptions) -> Architecture:
@@ -550,7 +573,13 @@ def _measure(encoder: Encoder, batch_size: int) -> int:
     is_own = encoder.details.get("library") == own_encoder.LIBRARY
     if kind == "image" and batch_size == 1 and not is_own:
         return int(first.shape[1])
-    apart = np.concatenate([first, np.asarray(encode(pair[1:]))])
+    try:
+        second = np.asarray(encode(pair[1:]))
+    except ClipkitError as error:
+        if kind == "prompt" or is_own:
+            raise
+        raise error.adding_hint(ONE_BY_ONE) from error  # of a shape that the data may lack
+    apart = np.concatenate([first, second])
     if kind == "prompt" or batch_size > 1:
         _check_batch(encoder, apart, partial(encode, pair), kind)
     if is_own:
@@ -593,7 +622,7 @@ def _check_batch(
         else:
             got = f"an array of the shape {rows.shape} in a batch of 2"
     if not change <= BATCH_TOLERANCES[precision]:
-        hints = ["encode images one by one: -b 1"] * (kind == "image")
+        hints = [ONE_BY_ONE] * (kind == "image")
         if precision == OWN:
             hints.insert(0, "call eval() on the model, and keep the order")
         raise ClipkitError(

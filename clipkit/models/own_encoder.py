@@ -76,7 +76,9 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
             "logit_scale": scale,
             "untrained": options.untrained,
         }
-        run: Any = OwnTower(own.calling(method, f"encode with {name}"), WHAT[tower])
+        what = f"encode with {name}"
+        unowned = own.calling(method, what, take=lambda value: value)
+        run: Any = OwnTower(own.calling(method, what), WHAT[tower], unowned)
         if options.layers is not None:
             stack = _stack(own)
             run = choose_layers(
@@ -114,13 +116,19 @@ class Own:
                     return default
                 raise
 
-    def calling(self, function: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
-        """Return a function that calls another one behind the border, and owns what it returns."""
+    def calling(
+        self, function: Callable[[Any], Any], what: str, take: Callable[[Any], Any] | None = None
+    ) -> Callable[[Any], Any]:
+        """Return a function that calls another one behind the border, and owns what it returns.
+
+        In place of `owned`, `take` may do something else with it.
+        """
+        take = take or owned
 
         def call(argument: Any) -> Any:
             with self.border(what):
                 try:
-                    return _owned(function(argument))
+                    return take(function(argument))
                 except Enough as enough:  # no error: the layers that are needed have run
                     stop = enough
                 except RuntimeError as error:
@@ -132,7 +140,7 @@ class Own:
         return call
 
 
-def _owned(value: Any) -> Any:
+def owned(value: Any) -> Any:
     """Copy tensors and arrays at once: code may return the same buffer each time."""
     if isinstance(value, torch.Tensor):
         if value.is_meta:
@@ -148,7 +156,7 @@ def _owned(value: Any) -> Any:
             raise TypeError("expected numbers, got an array with masked ones")
         return np.array(value)
     if isinstance(value, list | tuple) and value and all(map(torch.is_tensor, value)):
-        return [_owned(part) for part in value]
+        return [owned(part) for part in value]
     return value
 
 
@@ -250,19 +258,26 @@ def _device(own: Own) -> torch.device:
 class OwnTower:
     """A method of one's own encoder: N images or texts -> embeddings (N, D).
 
-    `what` says in messages what it takes.
+    `what` says in messages what it takes. `unowned` returns what the code does, which may be a
+    buffer that it uses again.
     """
 
-    def __init__(self, method: Callable[[Any], Any], what: str) -> None:
+    def __init__(
+        self,
+        method: Callable[[Any], Any],
+        what: str,
+        unowned: Callable[[Any], Any] | None = None,
+    ) -> None:
         self.method = method
         self.what = what
+        self.unowned = unowned or method
         self.width = 0  # of the first batch
 
     @torch.inference_mode()
     def __call__(self, **inputs: Any) -> torch.Tensor:
         """Encode the only input: (N, D) in float32, of the width of the first batch."""
         (batch,) = inputs.values()
-        rows = self._as_tensor(batch, self.method(batch))
+        rows = self.as_tensor(batch, self.method(batch))
         if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
             raise self._misfit(batch, f"the shape {tuple(rows.shape)}")
         self.width = self.width or rows.shape[1]
@@ -274,7 +289,7 @@ class OwnTower:
             self._check_range(rows, found)
         return found
 
-    def _as_tensor(self, batch: Sequence[Any], value: Any) -> torch.Tensor:
+    def as_tensor(self, batch: Sequence[Any], value: Any) -> torch.Tensor:
         """Return real numbers as a tensor."""
         if isinstance(value, list) and value and all(map(torch.is_tensor, value)):
             if len({part.shape for part in value}) > 1:
@@ -329,12 +344,7 @@ class OwnPreprocessor(Preprocessor):
 
     def examples(self) -> list[Image.Image]:
         """Return two images of noise of different sizes."""
-        generator = np.random.default_rng(0)
-        images = []
-        for width, height in CHECKED_SIZES:
-            pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
-            images.append(Image.fromarray(pixels))
-        return images
+        return noise_images()
 
     def _move(self, value: Any) -> Any:
         return value.to(self.device) if isinstance(value, torch.Tensor) else value
@@ -342,6 +352,16 @@ class OwnPreprocessor(Preprocessor):
     def details(self) -> dict[str, Any]:
         """Return nothing: the digest of the Python file stands for the transform."""
         return {}
+
+
+def noise_images() -> list[Image.Image]:
+    """Return a wide and a tall image of noise."""
+    generator = np.random.default_rng(0)
+    images = []
+    for width, height in CHECKED_SIZES:
+        pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+        images.append(Image.fromarray(pixels))
+    return images
 
 
 def _stack_equal(values: list[Any]) -> Any:

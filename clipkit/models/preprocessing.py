@@ -91,9 +91,9 @@ class Preprocessor(ABC):
         return Image.new("RGB", (self.edge, self.edge), "gray")
 
     def examples(self) -> list[Image.Image]:
-        """Return two different images, by which a model is checked when it is loaded."""
-        first = self.example()
-        return [first, Image.linear_gradient("L").resize(first.size).convert("RGB")]
+        """Return a square and a tall image, by which a model is checked when it is loaded."""
+        tall = Image.linear_gradient("L").resize((self.edge * 2 // 3, self.edge))
+        return [self.example(), tall.convert("RGB")]
 
     def example_size(self) -> tuple[int, ...] | None:
         """Return the size (3, H, W) of the prepared `example`; None if inputs have names."""

@@ -110,5 +110,6 @@ Run = Annotated[
     int | None, option("N", "Number of the run, from 0 (default: the most accurate).", min=0)
 ]
 Groups = Annotated[
-    str | None, option("FILE", "Draw groups of classes; each line of FILE is: class TAB group.")
+    str | None,
+    option("FILE", "Draw groups of classes; each line of FILE is: class TAB group.", is_file=True),
 ]

@@ -18,6 +18,7 @@ from clipkit.analysis import for_people, results
 from clipkit.base import cells, tables
 from clipkit.base.console import count
 from clipkit.base.errors import ClipkitError
+from clipkit.base.files import display_name
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names, select
 from clipkit.base.tables import Column
@@ -86,7 +87,7 @@ class Files:
             try:
                 self.by_name[name] = _read(path, stack)
             except ClipkitError as error:
-                self.left_out[name] = _reason(error, str(path))
+                self.left_out[name] = _reason(error, display_name(path))
         self._name_of = {file.digest: name for name, file in self.by_name.items()}
         for file in self.controls():
             if file.kind in RESULTS and not is_untrained(file):
@@ -159,7 +160,7 @@ def _reason(error: ClipkitError, file: str) -> str:
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
     """Return files by their names or, if two are equal, by their paths in the common folder."""
     files = _list_files(paths)
-    names = [path.name for path in files]
+    names = [display_name(path.name) for path in files]
     if len(set(names)) < len(names):
         absolute = [path.absolute() for path in files]
         folder = os.path.commonpath([path.parent for path in absolute])
