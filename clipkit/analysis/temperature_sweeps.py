@@ -113,14 +113,18 @@ def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -
 
 
 def rows_of_sweeps(file: FeatureFile, split: str | None) -> list[results.Row]:
-    """Return the runs on a split; by default on the splits with several runs, or all runs."""
+    """Return the runs on a split; by default on the splits with several runs, or all runs.
+
+    Each has its `results.chance` as `chance`.
+    """
+    chances = results.chances_of_runs(file)
+    rows = [row | {"chance": chances[run]} for run, row in enumerate(file.rows())]
     if split is not None:
-        rows = file.runs_on(split)
-        if not rows:
+        of_split = [row for row in rows if row["eval_split"] == split]
+        if not of_split:
             splits = set(file.runs["eval_split"].tolist())
             raise unknown(f"split of {file.display_name}", split, splits)
-        return rows
-    rows = file.rows()
+        return of_split
     counts = Counter(results.column(rows, "eval_split"))
     return [row for row in rows if counts[row["eval_split"]] > 1] or rows
 
@@ -141,7 +145,8 @@ def _sweep(file: FeatureFile, label: str, rows: list[results.Row]) -> Sweep:
     taus, accuracies, entropies = [results.column(rows, name) for name in names]
     labels = results.scored_runs(file, rows[0]["eval_split"]).labels
     low, high = np.transpose([metrics.wilson(accuracy, len(labels)) for accuracy in accuracies])
-    facts: dict[str, Any] = {"chance": results.majority(labels), "is_control": is_untrained(file)}
+    chance = max(row["chance"] for row in rows)  # the hardest to pass
+    facts: dict[str, Any] = {"chance": chance, "is_control": is_untrained(file)}
     return Sweep(label, taus, accuracies, entropies, low, high, **facts)
 
 
