@@ -21,7 +21,7 @@ from clipkit.base.matrices import Int64
 from clipkit.datasets import images, remote
 from clipkit.datasets.labels import NO_LABEL, NamedClasses, number_labels
 from clipkit.features import draws
-from clipkit.features.model import row_ids
+from clipkit.features.model import number_alone, row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
 CACHED_BLOCKS = 8
@@ -418,10 +418,8 @@ def attach_clusters(
     free = 1 + max(int(of_split.max()) for of_split in codes.values())
     clustered = {}
     for name, split in splits.items():
-        numbers = codes[name].astype(np.int64)
-        alone = np.flatnonzero(numbers < 0)
-        numbers[alone] = np.arange(free, free + len(alone))
-        free += len(alone)
+        numbers = number_alone(codes[name].astype(np.int64), free)
+        free = max(free, int(numbers.max()) + 1)
         clustered[name] = replace(split, cluster=numbers)
     if free == 1:
         raise ClipkitError(

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from clipkit.base.matrices import Int64
-from clipkit.features.model import Split
+from clipkit.features.model import Split, number_alone
 
 
 def has_clusters(splits: Mapping[str, Split]) -> bool:
@@ -33,7 +33,7 @@ def fill_clusters(splits: Mapping[str, Split], first: int = 0) -> dict[str, Spli
     filled = {}
     for name, split in splits.items():
         if split.cluster is None:
-            numbers: Int64 = np.arange(free, free + len(split))
+            numbers: Int64 = number_alone(np.full(len(split), -1), free)
             free += len(split)
         else:
             numbers = split.cluster + first

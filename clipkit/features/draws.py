@@ -15,7 +15,7 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.base.matrices import Int64
 from clipkit.base.names import class_name
-from clipkit.features.model import is_split_name
+from clipkit.features.model import is_split_name, number_alone
 
 TRAIN = "train"
 
@@ -147,12 +147,11 @@ def assign_rows(labels: Int64, fractions: Sequence[float], seed: int = 42) -> In
 
 def number_groups(groups: Int64, parts: int, where: str) -> Int64:
     """Assign new numbers to the groups, from 0; a row without a group gets a separate one."""
-    alone = np.flatnonzero(groups < 0)
-    if len(alone):
-        number = f"{len(alone):,} of {len(groups):,}"
+    alone = np.count_nonzero(groups < 0)
+    if alone:
+        number = f"{alone:,} of {len(groups):,}"
         console.warn(f"{where}: {number} rows have no group: each is a separate group")
-    groups = groups.copy()
-    groups[alone] = groups.max() + 1 + np.arange(len(alone))
+    groups = number_alone(groups, int(groups.max()) + 1)
     numbers = np.asarray(np.unique(groups, return_inverse=True)[1], np.int64)
     count = int(numbers.max()) + 1
     if count < parts:

@@ -527,6 +527,18 @@ def row_ids(n: int) -> list[str]:
     return [f"{row:0{width}d}" for row in range(n)]
 
 
+def number_alone(numbers: Int64, first: int) -> Int64:
+    """Return cluster numbers (N,), in which each row without one (-1) is alone, from `first`.
+
+    >>> number_alone(np.array([-1, 4, -1]), 5).tolist()
+    [5, 4, 6]
+    """
+    numbers = np.array(numbers, np.int64)  # a copy
+    alone = np.flatnonzero(numbers < 0)
+    numbers[alone] = np.arange(first, first + len(alone))
+    return numbers
+
+
 def place_of(name: str) -> str:
     """Return the key by which data sets are sorted: by name, but columns stay in their order.
 
