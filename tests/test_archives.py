@@ -1,5 +1,6 @@
 """Tars in the form of WebDataset and Parquet files of images, on this machine and at URLs."""
 
+import email.utils
 import functools
 import importlib
 import importlib.abc
@@ -1053,3 +1054,12 @@ def test_a_file_of_a_storage_that_changes_while_it_is_read_is_refused(hub, monke
     monkeypatch.setattr(RecordingFileSystem, "blob_id", "def")
     with fails_with("train-0.tar: the file changed while it was read"):
         split.image(0)
+
+
+def test_a_server_is_asked_again_when_it_says():
+    assert remote.pause_seconds({"Retry-After": "7"}, 0.5) == 7
+    assert remote.pause_seconds({"Retry-After": "9999"}, 0.5) == remote.LONGEST_PAUSE_SECONDS
+    assert remote.pause_seconds({"Retry-After": "soon"}, 0.5) == 0.5
+    assert remote.pause_seconds({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.5) == 0.5
+    later = email.utils.formatdate(time.time() + 20, usegmt=True)
+    assert 15 < remote.pause_seconds({"Retry-After": later}, 0.5) <= 20

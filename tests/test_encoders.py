@@ -8,6 +8,7 @@ import json
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -477,13 +478,17 @@ class Answering(http.server.BaseHTTPRequestHandler):
 
     failures = 0
     asked = 0
+    retry_after = ""
 
     def do_POST(self):
         kind = type(self)
         kind.asked += 1
         if kind.failures:
             kind.failures -= 1
-            self.send_error(503)
+            self.send_response(503)
+            if kind.retry_after:
+                self.send_header("Retry-After", kind.retry_after)
+            self.end_headers()
             return
         content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         ((name, value),) = content.items()
@@ -521,6 +526,15 @@ def test_an_embedding_service_is_asked_again_if_it_fails(service, monkeypatch):
     line = fails(*RUN, "-m", named("service.py"), "-o", "x.h5")
     assert "service, model of 2026-05: cannot encode with service.py:Service" in line
     assert "HTTP Error 503" in line
+
+
+@pytest.mark.long
+def test_a_service_is_asked_again_when_it_says(service, monkeypatch):
+    monkeypatch.setattr(service, "failures", 1)
+    monkeypatch.setattr(service, "retry_after", "2")
+    began = time.monotonic()
+    models.load(named("service.py"), tower="text")
+    assert time.monotonic() - began >= 2
 
 
 def test_every_recipe_of_the_page_has_a_test():

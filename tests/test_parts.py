@@ -488,3 +488,25 @@ def test_a_part_killed_between_any_two_changes_to_the_disk_is_continued(
         files.add((folder / "out.h5").read_bytes())
     assert event > 10
     assert len(files) == 1
+
+
+@pytest.mark.parametrize(
+    ("size", "shards"), [(None, 2), (1, 10), (5, 10), (9, 10), (16, 4), (40, 2)]
+)
+def test_a_file_is_the_same_for_every_size_of_shards(size, shards, tmp_path, monkeypatch):
+    """Blocks of 40 images are divided between batches of 5; nothing else changes."""
+    monkeypatch.setattr(checkpoint, "SHARD_ROWS", 40)
+    saved = []
+    save = checkpoint.Checkpoint.save
+    monkeypatch.setattr(
+        checkpoint.Checkpoint,
+        "save",
+        lambda self, shard, *rest: (saved.append(len(shard.rows)), save(self, shard, *rest)),
+    )
+    words = ("embed", "digits", "--split", "test", "--limit", "48", "-m", "tiny", "-b", "5", "-o")
+    ok(*words, tmp_path / "whole.h5")
+    saved.clear()
+    more = [] if size is None else ["--shard-size", size]
+    ok(*words, tmp_path / "sized.h5", *more)
+    assert (tmp_path / "sized.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
+    assert (len(saved), sum(saved)) == (shards, 48)

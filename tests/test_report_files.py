@@ -278,7 +278,7 @@ def test_other_results_and_feature_files_are_shown_by_their_history(tmp_path):
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
     a = write_result(tmp_path / "a.h5", 150)
-    assert "got standard input; hint: name the files" in fails("report", "-", exit_code=2)
+    assert "standard input: empty input" in fails("report", "-", stdin=b"")
     assert "none.h5: there is no such file" in fails("report", tmp_path / "none.h5")
     for name in ("x.pdf", "x.html.gz"):
         assert name in fails("report", a, "-o", tmp_path / name, exit_code=2)

@@ -174,6 +174,18 @@ def embed(
             panel=RUNNING_PANEL,
         ),
     ] = None,
+    shard_size: Annotated[
+        int | None,
+        option(
+            "N",
+            "Images that an error or an interrupt may lose: whole batches, at most 1,024 "
+            "(default). The file is the same.",
+            "--shard-size",
+            member=None,
+            min=1,
+            panel=RUNNING_PANEL,
+        ),
+    ] = None,
     check: Annotated[
         bool,
         flag(
@@ -255,6 +267,7 @@ def embed(
         restart=restart,
         force=force,
         part=share,
+        shard_size=shard_size,
     )
     if not skipped:
         return 0

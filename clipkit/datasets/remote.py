@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import email.utils
 import io
 import math
 import os
@@ -17,7 +18,7 @@ import threading
 import time
 import urllib.parse
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -41,6 +42,7 @@ STATES = ("ETag", "etag", "blob_id", "mtime", "LastModified", "updated", "create
 TIMEOUT_SECONDS, SLOWEST_RATE, WHOLE_SECONDS = 20.0, 2**15, 600.0
 ATTEMPTS = 3
 PAUSE_SECONDS = 0.5  # before the second attempt, and twice as long before the third
+LONGEST_PAUSE_SECONDS = 60.0  # that a server may ask for
 TRANSIENT = {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -316,8 +318,26 @@ def _get(url: str, offset: int | None, size: int) -> _Reply:
             may_pass = was_cut or getattr(error, "status", 0) in TRANSIENT
             if attempt == ATTEMPTS - 1 or not may_pass:
                 raise read_error(url, error) from error
-        time.sleep(PAUSE_SECONDS * 2**attempt)
+            pause = pause_seconds(getattr(error, "headers", None) or {}, PAUSE_SECONDS * 2**attempt)
+        time.sleep(pause)
     raise AssertionError  # the last attempt returns or raises
+
+
+def pause_seconds(headers: Mapping[str, str], usual: float) -> float:
+    """Return how long to wait before the next attempt: what a server asks for, if it says so.
+
+    >>> pause_seconds({"Retry-After": "7"}, 0.5), pause_seconds({}, 0.5)
+    (7.0, 0.5)
+    """
+    asked = headers.get("Retry-After", "")
+    if asked.isdecimal():
+        seconds = float(asked)
+    else:
+        try:
+            seconds = email.utils.parsedate_to_datetime(asked).timestamp() - time.time()
+        except ValueError:
+            return usual
+    return min(max(seconds, usual), LONGEST_PAUSE_SECONDS)
 
 
 async def _request(system: Any, url: str, offset: int | None, size: int) -> _Reply:

@@ -354,11 +354,32 @@ def _read(
         raise UsageError(f"{folder} belongs to another run: {'; '.join(changes)}", hint)
     shards: list[Shard] = []
     for name, split in sorted(splits.items()):
-        rows = range(len(split))
-        for start in rows[::SHARD_ROWS]:
-            shards.append(Shard(len(shards), name, rows[start : start + SHARD_ROWS]))
+        for rows in _shard_rows(len(split), earlier[MANIFEST_KEY], earlier.get("batch_size", 1)):
+            shards.append(Shard(len(shards), name, rows))
     run = hashlib.sha256(text.encode()).hexdigest()
     return Checkpoint(folder, run, shards, part)
+
+
+def check_shard_size(size: int | None) -> int:
+    """Return the number of images in a shard, SHARD_ROWS by default."""
+    if size is not None and not 1 <= size <= SHARD_ROWS:
+        raise UsageError(f"shard-size: expected 1 to {SHARD_ROWS} images, got {size}")
+    return SHARD_ROWS if size is None else size
+
+
+def _shard_rows(count: int, size: int, batch_size: int) -> Iterator[range]:
+    """Yield the rows of each shard of a split.
+
+    Smaller shards divide those of SHARD_ROWS, between two of their batches, so that the batches,
+    and with them the last bits of embeddings, are the same for every size.
+    """
+    step = size
+    if size < SHARD_ROWS:
+        step = max(size // batch_size, 1) * batch_size
+    for start in range(0, count, SHARD_ROWS):
+        block = range(start, min(start + SHARD_ROWS, count))
+        for first in block[::step]:
+            yield range(first, min(first + step, block.stop))
 
 
 def finished_shards(folder: Path) -> set[int]:
@@ -369,9 +390,9 @@ def finished_shards(folder: Path) -> set[int]:
 
 def _manifest(splits: Mapping[str, ImageDataset], parameters: dict[str, Any]) -> str:
     manifest = {
+        MANIFEST_KEY: SHARD_ROWS,
         **parameters,
         "image files": {name: split.source.fingerprint() for name, split in splits.items()},
-        MANIFEST_KEY: SHARD_ROWS,
     }
     return features.canonical_json(manifest)
 

@@ -23,11 +23,13 @@ from clipkit.base.files import STREAM, temporary_folder
 from clipkit.base.names import positions
 from clipkit.embedding.checkpoint import (
     ALL_COLUMNS,
+    MANIFEST_KEY,
     Checkpoint,
     LockedError,
     Part,
     Shard,
     Skipped,
+    check_shard_size,
     earlier_threads,
     finished_shards,
     open_part,
@@ -72,6 +74,7 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
     restart: bool = False,
     force: bool = False,
     part: Part | None = None,
+    shard_size: int | None = None,
     **settings: Any,
 ) -> list[Skipped]:
     """Embed the images of a data set with a named model: what `clipkit embed` runs.
@@ -81,7 +84,7 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
 
     Parameters
     ----------
-    dataset, output, normalize, strict, restart, force, part
+    dataset, output, normalize, strict, restart, force, part, shard_size
         As in `embed_images`, and so are the result and the errors.
     model : str
         As in `models.load`.
@@ -105,6 +108,7 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
         restart=restart,
         force=force,
         part=part,
+        shard_size=shard_size,
     )
     if engine == "local":
         return embed_with(load(), batch_size=options.batch_size, num_workers=options.num_workers)
@@ -126,6 +130,7 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     restart: bool = False,
     force: bool = False,
     part: Part | None = None,
+    shard_size: int | None = None,
 ) -> list[Skipped]:
     """Embed the images of a data set into a feature file, with a model that is loaded.
 
@@ -160,6 +165,9 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         Encode only the shards of this part, while other processes encode the others. The part that
         finds all shards finished publishes the files. Once the files are
         published, a part does nothing.
+    shard_size : int, optional
+        Images of a shard, which is what an error or an interrupt keeps: 1,024 by default, which is
+        the most, in whole batches. The file is the same for every size.
 
     Returns
     -------
@@ -194,8 +202,9 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         raise UsageError("expected --ask without --normalize: next-token logits need the lengths")
     outputs = name_layer_outputs(output, engine.model.columns)
     check_outputs(output, outputs.values(), force=force, part=part)
+    shard_size = check_shard_size(shard_size)
     with _checkpoint_folder(output) as folder:
-        run = _Run(dataset, engine, output, folder, normalize, strict, force)
+        run = _Run(dataset, engine, output, folder, normalize, strict, force, shard_size)
         if part is not None:
             return run.embed_part(part, restart=restart)
         return run.embed_whole(restart=restart)
@@ -264,6 +273,7 @@ class _Run:
     normalize: bool
     strict: bool
     force: bool
+    shard_size: int
 
     @property
     def outputs(self) -> dict[int | None, str]:
@@ -291,7 +301,7 @@ class _Run:
         """Return all that determines the embeddings, except the images."""
         model = self.engine.model
         # the model's digest covers these files; one by one, they tell what changed
-        manifest = {**self.entry(), "model files": model.parts}
+        manifest = {**self.entry(), "model files": model.parts, MANIFEST_KEY: self.shard_size}
         if model.details["device"] == "cpu":
             manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
         return manifest
