@@ -246,7 +246,7 @@ def test_plot_alone_lists_every_picture():
         (
             "confusion zeroshot.h5 zeroshot.h5",
             2,
-            "got 'zeroshot.h5'; hint: see clipkit plot confusion --help",
+            "got 'zeroshot.h5'; hint: the arguments are: clipkit plot confusion [FILE]",
         ),
         ("temperature grid.h5 -o old.png", 2, "old.png"),
         ("confusion nosuch.h5 -o p.gif", 2, "p.gif"),
@@ -272,7 +272,7 @@ def test_plot_alone_lists_every_picture():
         ("layers zeroshot.h5", 1, "expected a result of probe, got one of zeroshot; hint: make"),
         ("spectrum txt.h5 txt.h5", 2, "expected files with different names, got txt twice"),
         ("images digits --split=", 2, "unknown split"),
-        ("images", 2, "Missing argument 'DATASET'; hint: see clipkit plot images --help"),
+        ("images", 2, "Missing argument 'DATASET'; hint: for example: clipkit plot images shapes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_is_refused_in_one_line(line, code, message, folder, monkeypatch):

@@ -1,7 +1,7 @@
 """Small files of every kind that a question takes, made of random numbers, to try a question on.
 
 Images of three classes lie around the embeddings of their class texts. A table has the colour, the
-size and the scene of each image. Captions name the image that they describe.
+size, the scene and the corners of each image. Captions name the image that they describe.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from clipkit.features import FeatureFile, History, Split
 from clipkit.features.similarity import compute_logits
 
 CLASSES = ("circle", "square", "star")
+CORNERS = ("round", "sharp", "sharp")  # of each class
 COLOURS = ("red", "blue")
 SPLITS = ("train", "test")
 ROWS = 30  # of a split
@@ -158,13 +159,13 @@ class Samples:
 
     @functools.cached_property
     def table(self) -> str:
-        """A table with three attributes of the images."""
-        rows = [["id", *map(self.rename, ("colour", "size", "scene"))]]
+        """A table with four attributes of the images, one of which is of their classes."""
+        rows = [["id", *map(self.rename, ("colour", "size", "scene", "corners"))]]
         for images in self._images().values():
             for one in self._present(images, self.is_partial):
                 colour, size = COLOURS[one.number // 2 % 2], one.number * 7 % 10
-                cells = map(self.rename, (one.name, colour, str(size), one.scene))
-                rows.append(list(cells))
+                values = (colour, str(size), one.scene, CORNERS[one.label])
+                rows.append(list(map(self.rename, (one.name, *values))))
         return self._write("table.csv", rows)
 
     @functools.cached_property

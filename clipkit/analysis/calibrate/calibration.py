@@ -99,7 +99,8 @@ def _nll(scores: ClassScores, *betas: float) -> list[tuple[float, float, float]]
     for below, labels in scores.iter_below():
         for i, beta in enumerate(betas):
             sums[i] += scores.link.nll(below, labels, beta)
-    return [(nll, slope, curvature) for nll, slope, curvature in sums / len(scores.labels)]
+    means = sums / len(scores.labels)
+    return [(nll, slope, curvature) for nll, slope, curvature in means.tolist()]
 
 
 def fit_temperature(scores: ClassScores) -> tuple[float, float, float]:
