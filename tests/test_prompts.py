@@ -656,7 +656,11 @@ def test_nothing_is_written_if_one_of_the_files_is_refused(tmp_path, monkeypatch
         ("a dog " * 1000, 2, "hint: echo 'a dog "),
         ("generic3", 2, "unknown prompt file or bundled set 'generic3'; hint: did you mean gene"),
         ("dog", 2, "neutral; to embed it as a prompt: echo dog | clipkit textembed -\n"),
-        ("a/dog", 1, "cannot read a/dog: there is no such file; hint: there is no folder a either\n"),
+        (
+            "a/dog",
+            1,
+            "a/dog: there is no such file; hint: there is no folder a either\n",
+        ),
         ("prompts/generic32.txt", 1, "; hint: the bundled file is called generic32\n"),
         ("", 2, "expected the name of a prompt file, got ''"),
     ],
