@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args
 
 import typer
 
-from clipkit import models
 from clipkit.base.errors import UsageError, unknown
 from clipkit.base.options import (
     OUTPUT_PANEL,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 OUTPUT = ("--output", "-o")
 SKIPPED = 3  # exit code: done, but images or files were left out
-DEFAULT_MODEL = models.DEFAULT
 MOST_MEANS = 20  # lines that state a mean over seeds
 
 
@@ -258,13 +256,22 @@ Model = Annotated[
         completes="models",
     ),
 ]
+
+
+def _check_device(_: Option, name: str) -> str:
+    """Return the name of a device, or refuse it; only commands with models pay for the import."""
+    from clipkit.models.hub import check_device
+
+    return check_device(name)
+
+
 Device = Annotated[
     str,
     option(
         "DEVICE",
         "Device to run the model on: auto, cpu, cuda, cuda:N or mps.",
         completes=("auto", "cpu", "cuda", "mps"),
-        check=lambda _, name: models.check_device(name),
+        check=_check_device,
     ),
 ]
 

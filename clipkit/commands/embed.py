@@ -24,7 +24,6 @@ from clipkit.base.options import (
 )
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
-    DEFAULT_MODEL,
     OUTPUT,
     SKIPPED,
     Device,
@@ -34,11 +33,12 @@ from clipkit.commands._options import (
     run_values,
 )
 from clipkit.datasets.registry import REGISTRY
+from clipkit.models.options import DEFAULT
 
 if TYPE_CHECKING:
     from clipkit.embedding.checkpoint import Part
-    from clipkit.models import Finding
     from clipkit.models.options import RunOptions
+    from clipkit.models.trial import Finding
 
 MAX_WORKERS = 256  # each holds a batch of images in memory
 
@@ -62,7 +62,7 @@ def embed(
             *OUTPUT,
         ),
     ] = "-",
-    model: Model = DEFAULT_MODEL,
+    model: Model = DEFAULT,
     choices: Annotated[
         str | None,
         option(
@@ -206,7 +206,7 @@ def embed(
     Example: clipkit embed cifar100 -o img.h5
     """
     from clipkit import datasets, models
-    from clipkit.embedding import checkpoint, pipeline, textembed, trial
+    from clipkit.embedding import checkpoint, pipeline, textembed
 
     share = None if part is None else checkpoint.Part.parse(part)
     listed: tuple[str, ...] = ()
@@ -253,6 +253,8 @@ def embed(
         if settings["downsample"] is not None:
             data = data.downsample(settings["downsample"])
     if check:
+        from clipkit.embedding import trial
+
         _print_findings(model, trial.try_encoder(data, model=model, options=options))
         return 0
     skipped = pipeline.embed(

@@ -14,13 +14,13 @@ from clipkit.base.files import STREAM
 from clipkit.base.options import LAYERS_PANEL, OUTPUT_PANEL, flag, option
 from clipkit.commands import _completion as completion
 from clipkit.commands._options import (
-    DEFAULT_MODEL,
     OUTPUT,
     Device,
     Force,
     Model,
     run_values,
 )
+from clipkit.models.options import DEFAULT
 
 
 def textembed(
@@ -43,7 +43,7 @@ def textembed(
             panel=OUTPUT_PANEL,
         ),
     ] = "-",
-    model: Model = DEFAULT_MODEL,
+    model: Model = DEFAULT,
     layer: Annotated[
         int | None,
         option(

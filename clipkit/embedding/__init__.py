@@ -24,7 +24,6 @@ from clipkit.embedding.textembed import (
     read_prompts,
     read_templates,
 )
-from clipkit.embedding.trial import try_encoder
 from clipkit.prompts.formats import DEFAULT_TEMPLATE, ClassNames
 
 __all__ = [
@@ -49,5 +48,4 @@ __all__ = [
     "read_items",
     "read_prompts",
     "read_templates",
-    "try_encoder",
 ]

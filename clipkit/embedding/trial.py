@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clipkit import models
 from clipkit.base.errors import ImageError
+from clipkit.models import trial
 from clipkit.models.options import RunOptions
+from clipkit.models.own_encoder import noise_images
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from clipkit.datasets import Dataset
-    from clipkit.models import Finding
+    from clipkit.models.trial import Finding
 
 COUNT = 6  # images of the data set, to which a wide and a tall one are added
 
 
 def try_encoder(dataset: Dataset, *, model: Any, options: RunOptions) -> list[Finding]:
     """Try an encoder on six images of a data set, a wide and a tall one. Write nothing."""
-    images = [*_sample_images(dataset), *models.noise_images()]
-    return models.try_encoder(model, options, images)
+    images = [*_sample_images(dataset), *noise_images()]
+    return trial.try_encoder(model, options, images)
 
 
 def _sample_images(dataset: Dataset) -> list[Image.Image]:

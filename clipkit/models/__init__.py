@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from clipkit.models.encoder import Encoder, EncoderDescription, describe_model, load
     from clipkit.models.hub import canonical_name, check_device, check_name, is_python
     from clipkit.models.options import DEFAULT, RunOptions
-    from clipkit.models.own_encoder import noise_images
-    from clipkit.models.trial import Finding, try_encoder
 else:
     __getattr__ = lazy_names(
         __name__,
@@ -24,8 +22,6 @@ else:
             f"{__name__}.encoder": "Encoder EncoderDescription describe_model load",
             f"{__name__}.hub": "canonical_name check_device check_name is_python",
             f"{__name__}.options": "DEFAULT RunOptions",
-            f"{__name__}.own_encoder": "noise_images",
-            f"{__name__}.trial": "Finding try_encoder",
         },
     )
 
@@ -33,7 +29,6 @@ __all__ = [
     "DEFAULT",
     "Encoder",
     "EncoderDescription",
-    "Finding",
     "RunOptions",
     "canonical_name",
     "check_device",
@@ -41,8 +36,6 @@ __all__ = [
     "describe_model",
     "is_python",
     "load",
-    "noise_images",
     "num_threads",
     "set_num_threads",
-    "try_encoder",
 ]
