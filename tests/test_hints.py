@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import numpy as np
 import pytest
 from factories import refused, saved, write_feature_file
@@ -219,6 +222,9 @@ def test_a_file_without_a_picture_of_its_own_names_what_can_be_drawn(there):
     assert drawn.stderr.startswith("clipkit: drawing spectrum; also: clipkit plot images DATASET\n")
     also = ok("plot", "logits.h5").stderr
     assert ", or clipkit plot nearest logits.h5 DATASET\n" in also
+    Path("m'q.h5").write_bytes(Path("logits.h5").read_bytes())
+    quoted = ok("plot", "m'q.h5", "-o", "quoted.png").stderr.rpartition(", or ")[2]
+    assert shlex.split(quoted) == ["clipkit", "plot", "nearest", "m'q.h5", "DATASET"]
 
 
 def test_a_layer_without_differences_is_left_out_of_three(there):

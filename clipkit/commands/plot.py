@@ -188,14 +188,15 @@ def _first_picture(path: str) -> str:
 
     with features.open_file(path) as file:
         first, *others = plots.choose_pictures(file)
+    quoted = suggestions.command(suggestions.path(path))
     lines = []
     names = [picture.name for picture in others if not picture.needs_images]
     if names:
-        lines.append(f"clipkit plot {'|'.join(names)} {path}")
+        lines.append(f"clipkit plot {'|'.join(names)} {quoted}")
     for picture in others:
         if picture.needs_images:
-            words = [picture.name, path, "DATASET"] if picture.kinds else [picture.name, "DATASET"]
-            lines.append(f"clipkit plot {' '.join(words)}")
+            argument = f" {quoted}" if picture.kinds else ""
+            lines.append(f"clipkit plot {picture.name}{argument} DATASET")
     if lines:
         console.note(f"drawing {first.name}; also: {', or '.join(lines)}")
     return first.name
