@@ -70,10 +70,11 @@ class Shuffle:
         A row of a file may receive the features of any row of the other one.
         """
         files = first, second
+        is_clustered = has_clusters(first.splits) or has_clusters(second.splits)
         joined: dict[str, Split] = {}
         for number, file in enumerate(files):
             splits = file.splits
-            if any(map(has_clusters, [one.splits for one in files])):
+            if is_clustered:
                 splits = fill_clusters(splits, next_cluster(joined))
             joined |= {f"{number}/{name}": split for name, split in splits.items()}
         rows = np.concatenate([split.features for split in joined.values()])

@@ -96,8 +96,7 @@ def kept_values(
     total = float(errors.sum())
     if not total:
         return {}
-    rng = np.random.default_rng(seed)
-    orders = [rng.permutation(len(errors)) for _ in range(DRAWS)]
+    orders = _orders(len(errors), seed)
     found = {}
     for name, (_, code) in code_values(values).items():
         share = _kept(errors, code) / total
@@ -130,10 +129,10 @@ def largest_changes(
         The value that each class has of an attribute.
     """
     matrix, errors, codes = np.asarray(counts, np.float64), _errors(counts), code_values(values)
-    rng = np.random.default_rng(seed)
+    if not codes or not errors.any():
+        return {}
     drawn = np.zeros(DRAWS)
-    for draw in range(DRAWS if codes and errors.any() else 0):
-        order = rng.permutation(len(errors))
+    for draw, order in enumerate(_orders(len(errors), seed)):
         drawn[draw] = max(float(_changes(errors, code[order]).max()) for _, code in codes.values())
     found = {}
     for name, (distinct, code) in codes.items():
@@ -174,6 +173,12 @@ def shared_error(
         return None
     largest = max(found.values(), key=lambda change: change.error.images)
     return largest.error if largest.p <= MOST_P else None
+
+
+def _orders(n_classes: int, seed: int) -> list[Int64]:
+    """Return permutations (C,) of the classes, the same for each statistic."""
+    rng = np.random.default_rng(seed)
+    return [rng.permutation(n_classes) for _ in range(DRAWS)]
 
 
 def _errors(counts: ArrayLike) -> Floats:

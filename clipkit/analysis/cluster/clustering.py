@@ -45,7 +45,7 @@ def kmeans(
     k: int,
     *,
     seed: int = 42,
-    report_progress: console.Update | None = None,
+    report_progress: console.Update = lambda *_: None,
 ) -> Int64:
     """Return the cluster (N,) of each row (N, D), as scikit-learn's `KMeans` with ten starts.
 
@@ -96,7 +96,7 @@ def _fit_from_sample(
     k: int,
     starts: int,
     seed: int,
-    report_progress: console.Update | None,
+    report_progress: console.Update,
 ) -> KMeans:
     """Return the best of some starts on all rows, from the centres of the best ones on a sample."""
     size, on_sample = SAMPLED * k, 1
@@ -114,15 +114,13 @@ def _fit_from_sample(
             rate = len(sample) / (time.monotonic() - began)
             seconds = (on_sample * len(sample) + starts * len(features) / FEWER) / rate
             console.note_if_long(f"k-means with {k:,} clusters", seconds)
-        if report_progress is not None:
-            report_progress(done, total)
+        report_progress(done, total)
     fitted.sort(key=lambda one: one.inertia_)
     of_all = []
     for first in fitted[:starts]:
         of_all.append(_fit(features, k, first.cluster_centers_, 1, seed))
         done += len(features)
-        if report_progress is not None:
-            report_progress(done, total)
+        report_progress(done, total)
     return min(of_all, key=lambda one: one.inertia_)
 
 
