@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from pathlib import Path
 
 import numpy as np
@@ -221,7 +222,8 @@ def test_a_run_does_not_continue_with_another_helper_or_opened_file(folder, monk
     assert "model files.its_helper.py was " in fails(*run, exit_code=2)
 
 
-def test_a_history_without_a_digest_of_weights_is_noted():
+def test_a_history_without_a_digest_of_weights_is_noted(monkeypatch):
+    monkeypatch.setattr(builtins, "_", np.ones(3), raising=False)  # as Python's shell does
     write(CLASS.format(SIZES))
     assert (
         "own.py:make: its history has no digest of weights" in ok(*RUN, *OWN, "-o", "out.h5").stderr

@@ -187,8 +187,13 @@ def _digest_numbers(own: Any, file: Path | None, code: Mapping[str, Path]) -> st
         module = sys.modules.get(name)
         source = getattr(module, "__file__", None)
         if isinstance(source, str) and os.path.realpath(source) in search.code:
-            search.visit_all("", vars(module))
+            search.visit_all("", _names_of(module))
     return search.digest()
+
+
+def _names_of(module: Any) -> dict[str, Any]:
+    """Return the values of a module without `__builtins__`: Python's shell keeps results there."""
+    return {name: value for name, value in vars(module).items() if name != "__builtins__"}
 
 
 class _Search:
