@@ -30,7 +30,7 @@ def embed(out, *words, limit=20):
 )
 def test_the_shorter_side_gets_the_size_and_smaller_images_stay(tmp_path, size, expected):
     Image.new("RGB", size, "red").save(tmp_path / "a.png")
-    data = datasets.load(str(tmp_path)).downsample(32)
+    data = datasets.load(str(tmp_path)).change({"downsample": 32})
     assert data.splits["all"].image(0).size == expected
     assert data.splits["all"].take(np.array([0])).image(0).size == expected
 
@@ -39,7 +39,8 @@ def test_downsampling_is_antialiased(tmp_path):
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "a.png")
-    pixels = np.asarray(datasets.load(str(tmp_path)).downsample(16).splits["all"].image(0))
+    data = datasets.load(str(tmp_path)).change({"downsample": 16})
+    pixels = np.asarray(data.splits["all"].image(0))
     assert np.ptp(pixels[2:-2, 2:-2].astype(int)) <= 4
     assert abs(pixels.mean() - 127.5) < 4
 

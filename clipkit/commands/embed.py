@@ -250,8 +250,7 @@ def embed(
         )
         if split_off:
             data = data.split_off(parse_fractions(split_off))
-        if settings["downsample"] is not None:
-            data = data.downsample(settings["downsample"])
+        data = data.change(settings)
     if check:
         from clipkit.embedding import trial
 

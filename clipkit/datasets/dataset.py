@@ -20,7 +20,7 @@ from clipkit.base.errors import ClipkitError, ImageError, UsageError, unknown
 from clipkit.base.matrices import Int64
 from clipkit.datasets import images, remote
 from clipkit.datasets.labels import NO_LABEL, NamedClasses, number_labels
-from clipkit.features import draws
+from clipkit.features import draws, model_settings
 from clipkit.features.model import number_alone, row_ids
 
 BLOCK_ROWS = 64  # images that `RenderedImages` renders together
@@ -173,8 +173,8 @@ class ImageDataset:
         Indices into the class names of the data set; None without labels.
     source : ImageSource
         The images.
-    downsample : int, optional
-        Larger images are made smaller when they are read: their shorter side then has this length.
+    changes : tuple of (callable, value)
+        What is done to each image when it is read, see `Setting.change`.
     cluster : (N,) int64 array, optional
         The same number marks images that depend on each other, in whichever split.
     """
@@ -182,7 +182,7 @@ class ImageDataset:
     ids: Sequence[str]
     labels: Int64 | None
     source: ImageSource
-    downsample: int | None = None
+    changes: tuple[tuple[Callable[[Image.Image, Any], Image.Image], Any], ...] = ()
     cluster: Int64 | None = None
 
     @classmethod
@@ -215,11 +215,9 @@ class ImageDataset:
             If the file cannot be used. The message names it and gives the reason.
         """
         image = self.source.image(i)
-        if self.downsample is None or min(image.size) <= self.downsample:
-            return image
-        shorter = min(image.size)
-        width, height = (round(side * self.downsample / shorter) for side in image.size)
-        return image.resize((width, height), Image.Resampling.BICUBIC)  # which is antialiased
+        for change, value in self.changes:
+            image = change(image, value)
+        return image
 
     def take(self, rows: Int64) -> ImageDataset:
         """Return the data set that holds the given rows (n,), in their order."""
@@ -341,19 +339,27 @@ class Dataset:
         }
         return replace(self, splits=splits, details=details)
 
-    def downsample(self, pixels: int) -> Dataset:
-        """Shrink images to `pixels` on the shorter side: what `clipkit embed --downsample` does.
+    def change(self, settings: Mapping[str, Any]) -> Dataset:
+        """Change images before a model sees them: what options such as `--downsample` do.
 
-        Smaller images stay as they are. A note says so if the first image is one.
+        `settings` has values of `model_settings.SETTINGS` by their names. A note says so if a
+        setting leaves the first image as it is.
         """
-        with contextlib.suppress(ImageError, IndexError):  # no image, or none that can be used
-            width, height = next(iter(self.splits.values())).source.image(0).size
-            if min(width, height) <= pixels:
-                console.note(f"--downsample {pixels}: the first image has {width}x{height} pixels")
-        splits = {}
-        for name, split in self.splits.items():
-            splits[name] = replace(split, downsample=pixels)
-        return replace(self, splits=splits, details={**self.details, "downsample": pixels})
+        splits, details = dict(self.splits), dict(self.details)
+        for setting in model_settings.SETTINGS:
+            value = settings.get(setting.name, setting.default)
+            if setting.change is None or value == setting.default:
+                continue
+            with contextlib.suppress(ImageError, IndexError):  # no image, or none that can be used
+                image = next(iter(splits.values())).image(0)
+                if setting.change(image, value) is image:
+                    size = "x".join(map(str, image.size))
+                    console.note(f"{setting.flag} {value}: the first image has {size} pixels")
+            for name, split in splits.items():
+                changes = (*split.changes, (setting.change, value))
+                splits[name] = replace(split, changes=changes)
+            details[setting.key] = value
+        return replace(self, splits=splits, details=details)
 
     def draw_rows(self, limit: int, seed: int) -> Dataset:
         """Draw at most `limit` rows per split, balanced by class, and keep their order.

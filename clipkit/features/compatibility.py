@@ -215,7 +215,7 @@ def _shown(value: Any) -> str:
 
 
 def have_same_images(a: FeatureFile, b: FeatureFile) -> bool:
-    """Whether images were changed in the same way before a model saw them, by `--downsample`."""
+    """Whether images were changed in the same way before a model saw them."""
     settings = [one for one in model_settings.SETTINGS if one.is_of_images]
     return all(one.value(a.history) == one.value(b.history) for one in settings)
 

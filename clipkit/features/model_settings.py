@@ -26,6 +26,8 @@ from clipkit.base.options import (
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from clipkit.features.history import History
 
 LAYERS = re.compile(r"(?P<layer>-?[0-9]{1,4})|(?P<first>[0-9]{1,4})-(?P<last>[0-9]{1,4})")
@@ -65,6 +67,9 @@ class Setting:
         whether they may be joined in a file. Those of other features may neither.
     kinds : tuple of str
         The kinds of files that it changes.
+    change : callable (image, value) -> image, optional
+        What it does to each image before the model's own preprocessing. An image that needs no
+        change is returned itself. The member is `dataset.<name>`.
     """
 
     name: str
@@ -80,6 +85,7 @@ class Setting:
     compares: bool = True
     joins: bool = False
     kinds: tuple[str, ...] = ("images", "texts", "logits")
+    change: Callable[[Image, Any], Image] | None = None
 
     @property
     def flag(self) -> str:
@@ -104,7 +110,7 @@ class Setting:
     @property
     def is_of_images(self) -> bool:
         """Whether it changes images before the model sees them."""
-        return self.member.startswith("dataset.")
+        return self.change is not None
 
     @property
     def is_named(self) -> bool:
@@ -177,6 +183,17 @@ def _name_position(model: Mapping[str, Any], value: str) -> str:
     if "layer" in model:
         return "" if "pool" in model else value
     return "at the image" if value == "image" else ""
+
+
+def _shrink(image: Image, pixels: int) -> Image:
+    """Return an image whose shorter side has so many pixels; a smaller one as it is."""
+    from PIL.Image import Resampling
+
+    shorter = min(image.size)
+    if shorter <= pixels:
+        return image
+    width, height = (round(side * pixels / shorter) for side in image.size)
+    return image.resize((width, height), Resampling.BICUBIC)  # which is antialiased
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -330,6 +347,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=None,
         suffix="at {} px",
         label="images of {} pixels",
+        change=_shrink,
     ),
     Setting(
         "normalize",

@@ -16,6 +16,7 @@ from clipkit.base.cells import NO_BREAK, format_p
 from clipkit.base.markdown import escape
 from clipkit.base.matrices import Int64
 from clipkit.base.version import __version__
+from clipkit.features import model_settings
 from clipkit.features.columns import columns_of_command
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile
@@ -139,9 +140,11 @@ def _embedding_rows(entry: Entry) -> list[tuple[str, str]]:
     for split in splits:
         count, digest = map(splits.object(split).get, ("images", "rows"))
         rows.append((f"rows of {split}", f"{dataset}: {count} images, sha256:{digest}"))
-    size = entry.member("dataset.downsample")
-    if size is not None:
-        rows.append((f"images at {size} px", "made smaller by --downsample"))
+    for setting in model_settings.SETTINGS:
+        value = entry.member(setting.member)
+        if setting.is_of_images and value is not None:
+            words = model_settings.say(setting.suffix, entry.model, value)
+            rows.append((f"images {words}", f"changed by {setting.flag}"))
     draw = entry.object("dataset", "draw")
     if draw:
         rows.append(("draw", ", ".join(f"{key} {value}" for key, value in draw.items())))
