@@ -27,6 +27,24 @@ from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.datasets import images, manifests, wordnet
 from clipkit.embedding import checkpoint
 
+OWN_ENCODER = """
+class make:
+    def image(self, images):
+        return [list(image.getpixel((0, 0))) for image in images]
+"""
+OWN_QUESTION = """
+from typing import Annotated
+import clipkit
+IMAGES = clipkit.Input("IMAGES", "Feature file of images.", ("images",))
+def count(images: Annotated[clipkit.FeatureFile, IMAGES]):
+    '''Count the images of each split.
+
+    Example: clipkit run question.py images.h5
+    '''
+    return [{"split": name, "images": len(split.features)} for name, split in images.splits.items()]
+columns = (clipkit.Column("split", clipkit.TEXT), clipkit.Column("images", clipkit.COUNT))
+ANALYSIS = clipkit.Analysis("count", "How many images are there?", count, columns=columns)
+"""
 NAMES = ["photos/cat/1.png", "photos/cat/2.png", "photos/dog/1.png", "photos/dog/3.png"]
 
 
@@ -54,6 +72,23 @@ def test_an_image_is_a_data_set_of_one_unlabelled_row(photos):
         assert (data.name, data.class_names, split.labels) == ("2.png", [], None)
         assert split.ids == ["photos/cat/2.png"]
         assert red_values(split) == [1]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "embed ~mine/photos -m tiny -o b.h5",
+        "embed ~mine/1.png ~mine/2.png -m python:~mine/own.py:make -o b.h5",
+        "run ~mine/question.py a.h5",
+        "start ~mine/photos -o study",
+    ],
+)
+def test_a_folder_may_be_called_as_the_home_of_an_unknown_user(line, photos):
+    write_images(photos / "~mine", "1.png", "2.png", *NAMES)
+    Path("~mine/own.py").write_text(OWN_ENCODER)
+    Path("~mine/question.py").write_text(OWN_QUESTION)
+    ok("embed", "photos", "-m", "tiny", "-o", "a.h5")
+    ok(*line.split())
 
 
 def test_images_and_folders_are_one_data_set_in_the_given_order(photos):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from clipkit.analysis.question import Analysis, Answer, record_of
-from clipkit.base import own_code
+from clipkit.base import files, own_code
 from clipkit.base.errors import ClipkitError, quote
 from clipkit.base.options import Option, metadata_of, options_of, parameters_of
 from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix
@@ -85,7 +85,7 @@ def load(path: str) -> OwnAnalysis:
     ClipkitError
         If it raises something, or has no record `ANALYSIS`.
     """
-    file = Path(path).expanduser()
+    file = files.expand_user(path)
     found = getattr(own_code.load(file), "ANALYSIS", None)
     if not isinstance(found, Analysis):
         got = "none" if found is None else quote(found)

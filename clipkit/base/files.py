@@ -77,7 +77,15 @@ def remove_unfinished() -> None:
 
 def user_cache() -> Path:
     """Return the folder of caches: ``$XDG_CACHE_HOME``, else ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return expand_user(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+
+
+def expand_user(name: str | os.PathLike[str]) -> Path:
+    """Return a path in which ``~`` and ``~USER`` at the start are home folders.
+
+    ``~NAME`` of no user is a name: a folder may be called so. `Path.expanduser` raises there.
+    """
+    return Path(os.path.expanduser(name))  # noqa: PTH111
 
 
 @contextlib.contextmanager

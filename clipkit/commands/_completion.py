@@ -14,6 +14,7 @@ from pathlib import Path
 
 import typer
 
+from clipkit.base.files import expand_user, user_cache
 from clipkit.datasets.registry import REGISTRY
 
 SPLIT_FOLDERS = ("train", "val", "valid", "validation", "test")
@@ -57,11 +58,10 @@ def models() -> list[str]:
     """Offer the known models and those in the local cache, as huggingface_hub lays it out."""
     from clipkit.models.hub import KNOWN
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-    home = Path(os.environ.get("HF_HOME") or cache / "huggingface")
+    home = os.environ.get("HF_HOME") or user_cache() / "huggingface"
     names = list(KNOWN)
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
-        hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    with contextlib.suppress(OSError):
+        hub = expand_user(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
         for folder in sorted(hub.glob("models--*--*")):
             names.append(folder.name.removeprefix("models--").replace("--", "/", 1))
     return list(dict.fromkeys(names))

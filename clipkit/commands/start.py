@@ -11,6 +11,7 @@ import typer
 
 from clipkit.base import suggestions
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.files import expand_user
 from clipkit.base.options import OUTPUT_PANEL, option
 from clipkit.commands import _completion as completion
 from clipkit.datasets.registry import REGISTRY
@@ -81,9 +82,9 @@ def _files_of(names: Sequence[str], folder: Path) -> dict[str, str]:
     data = datasets.load(names)
     seen = []
     for name in names:
-        is_path = Path(name).expanduser().exists()
-        place = os.path.relpath(Path(name).expanduser().resolve(), folder.resolve())
-        seen.append(place if is_path else name)
+        path = expand_user(name)
+        place = os.path.relpath(path.resolve(), folder.resolve())
+        seen.append(place if path.exists() else name)
     embed = "" if TEST in data.splits else SPLIT_OFF
     files = {"Makefile": _makefile(seen, embed, is_labelled=bool(data.class_names))}
     if data.class_names:

@@ -15,7 +15,7 @@ import numpy as np
 
 from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.base.files import file_kind
+from clipkit.base.files import expand_user, file_kind
 from clipkit.base.matrices import Int64
 from clipkit.base.names import escape, find_repeat, positions
 from clipkit.datasets.dataset import SPLIT_NAMES, Dataset, ImageDataset, ImageFiles, split_name
@@ -97,7 +97,7 @@ def read_images(names: Sequence[str]) -> Dataset:
     -----
     On standard error: if labels are dropped.
     """
-    paths = [Path(name).expanduser() for name in names]
+    paths = [expand_user(name) for name in names]
     if len(paths) == 1 and not paths[0].is_file():
         return read_folder(paths[0])
     tree = _Tree()

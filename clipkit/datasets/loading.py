@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from clipkit.base import console, suggestions
 from clipkit.base.csv_rows import has_many_numbers, is_no_value
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.base.files import STREAM, missing
+from clipkit.base.files import STREAM, expand_user, missing
 from clipkit.base.names import escape
 from clipkit.datasets import folders, manifests, remote, shards, tars
 from clipkit.datasets.clusters import FOLDER, cluster_by_folder
@@ -155,7 +155,7 @@ def _note_odd_classes(where: str, names: list[str]) -> None:
 
 
 def _read_named(names: Sequence[str], options: SourceOptions) -> Dataset:
-    root = None if options.root is None else Path(options.root).expanduser()
+    root = None if options.root is None else expand_user(options.root)
     return REGISTRY[names[0]].load(root)
 
 
@@ -283,7 +283,7 @@ def _check_local(name: str) -> None:
 def _check_exists(name: str) -> None:
     """Refuse a name without a file or folder: it may be a misspelt data set."""
     _check_local(name)
-    if name and os.path.lexists(Path(name).expanduser()):
+    if name and os.path.lexists(expand_user(name)):
         return
     if Path(name).suffix:
         hint = missing(name).hint

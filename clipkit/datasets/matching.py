@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
+from clipkit.base.files import expand_user
 from clipkit.base.matrices import Int64
 from clipkit.base.prefetch import prefetch_map
 from clipkit.datasets.dataset import Dataset, ImageDataset
@@ -60,11 +60,11 @@ def are_absent(file: FeatureFile, dataset: Sequence[str], root: str | None = Non
 
     That is certain of the data set that was embedded alone: another name may be misspelt.
     """
-    path = Path(dataset[0]).expanduser()
+    path = expand_user(dataset[0])
     if {path.name, path.stem}.isdisjoint(file.history.dataset_names or REGISTRY):
         return False
     if dataset[0] in REGISTRY:
-        folder = Path(root).expanduser() if root else None
+        folder = expand_user(root) if root else None
         return not REGISTRY[dataset[0]].is_stored(folder)
     return protocol_of(dataset[0]) is None and not path.exists()
 

@@ -70,8 +70,8 @@ def cache_folder() -> Path:
     That is ``$TORCH_HOME/datasets``, else ``$XDG_CACHE_HOME/torch/datasets``, else
     ``~/.cache/torch/datasets``. torch has a function for this, but importing torch takes seconds.
     """
-    home = Path(os.environ.get("TORCH_HOME") or files.user_cache() / "torch")
-    return home.expanduser() / "datasets"
+    home = os.environ.get("TORCH_HOME") or files.user_cache() / "torch"
+    return files.expand_user(home) / "datasets"
 
 
 @dataclass(frozen=True)

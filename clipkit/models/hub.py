@@ -290,7 +290,7 @@ def parse_python(name: str) -> tuple[Path, str]:
             f"expected a Python file and a function that makes the encoder, got {name!r}",
             f"name both: --model {PYTHON}FILE.py:make",
         )
-    path = Path(file).expanduser()
+    path = files.expand_user(file)
     if not path.is_file():
         raise files.missing(file)
     return path, function
@@ -308,7 +308,7 @@ def check_device(name: str) -> str:
 def _local_folder(name: str) -> Path:
     if not name:
         raise UsageError("expected the name of a model, got ''")
-    return BUNDLED.get(name) or Path(os.path.expanduser(name))  # noqa: PTH111
+    return BUNDLED.get(name) or files.expand_user(name)
 
 
 def canonical_name(name: str) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from clipkit.base.errors import ClipkitError
+from clipkit.base.files import expand_user
 from clipkit.models.hub import combine_digests
 
 MOST_OBJECTS = 200_000  # that are searched for numbers
@@ -40,7 +41,7 @@ def parts(own: Any, named: Any, file: Path | None, opened: Iterable[str]) -> dic
         found[name] = _digest_file(path)
     names = [named] if isinstance(named, str | os.PathLike) else list(named)
     for one in names:
-        found |= _digest_named(Path(one).expanduser().resolve())
+        found |= _digest_named(expand_user(one).resolve())
     found |= _digest_opened(opened, {path.resolve() for path in code.values()})
     weights = _digest_numbers(own, file, code)
     if weights is not None:
