@@ -685,6 +685,11 @@ def test_a_side_file_that_states_no_size_is_read_to_the_limit(copied, monkeypatc
     fails_to_load(copied, "expected at most 0 MiB, got more than 1,000 bytes")
 
 
+def test_a_vocabulary_of_too_many_tokens_is_not_parsed(copied, monkeypatch):
+    monkeypatch.setattr(hub, "MAX_COMMAS", 100)
+    fails_to_load(copied, r"vocab.json: expected at most 100 commas, got [0-9,]+")
+
+
 def test_weights_that_git_lfs_has_not_fetched(copied):
     (copied / "model.safetensors").write_bytes(POINTER)
     error = fails_to_load(copied, r"model.safetensors: expected the file, got a Git LFS pointer")

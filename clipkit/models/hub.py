@@ -96,6 +96,7 @@ OTHER_FILES = ("chat_template.jinja", "chat_template.json", "video_preprocessor_
 LOADING_SETTINGS = {"transformers_weights", "audio_tokenizer", "fusion_config"}
 MAX_SETTINGS_BYTES = 2**22  # transformers copies them: 16 MiB of JSON take 3 GB and 40 s
 MAX_VOCABULARY_BYTES = 2**27  # 256,000 tokens take 34 MB; MetaCLIP 2 has 900,000
+MAX_COMMAS = 2_500_000  # of JSON: 900,000 tokens with their scores have 1.8 million
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERTER = "SFconvertbot"  # the Hub's own account, which offers safetensors as pull requests
 CONVERTED = "clipkit-converted"  # a reference in the local cache to the conversion used last
@@ -199,6 +200,9 @@ def _read_side_file(path: Path) -> bytes:
         raise ClipkitError(f"cannot read {path}: {error.strerror}") from None
     if len(content) > limit:  # a file that grows, or one of a system that states no size
         raise _too_large(path, f"more than {limit:,}")
+    commas = content.count(b",") if path.suffix == ".json" else 0
+    if commas > MAX_COMMAS:  # before it is parsed, which takes 23 times the bytes
+        raise ClipkitError(f"{path}: expected at most {MAX_COMMAS:,} commas, got {commas:,}")
     return content
 
 
