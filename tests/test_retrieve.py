@@ -20,11 +20,13 @@ from clipkit.analysis import for_people
 from clipkit.analysis.compare import comparison
 from clipkit.analysis.controls import Control
 from clipkit.analysis.nearest import neighbours
-from clipkit.analysis.retrieve import retrieval
+from clipkit.analysis.retrieve import rank_metrics, retrieval
+from clipkit.analysis.retrieve.rank_metrics import METRICS, RELATIVES, RankMetric
 from clipkit.analysis.retrieve.retrieval import Pairs
 from clipkit.analysis.variance import shares
 from clipkit.base.errors import ClipkitError, UsageError
-from clipkit.features import FeatureFile, similarity
+from clipkit.features import FeatureFile, columns, similarity
+from clipkit.features.columns import LABELS, LOWER, NUMBER, Column, all_columns
 from clipkit.features.history import History
 from clipkit.features.model import Split
 from clipkit.shapes.attributes import captions as shapes_captions
@@ -92,7 +94,7 @@ def test_chance_is_what_random_ranks_give(partners):
         best.append(1 + random.permutation(candidates)[:partners].min())
     best = np.array(best)
     by_chance = retrieval.chance(np.array([partners]), candidates)
-    others = by_chance.means()
+    others = {m.column.name: m.by_chance(by_chance) for m in METRICS}
     assert by_chance.recalls(k) == pytest.approx([np.mean(best <= n) for n in k], abs=0.015)
     assert others["mrr"] == pytest.approx(np.mean(1 / best), abs=0.01)
     assert others["median_rank"] == pytest.approx(np.median(best), abs=1)
@@ -140,7 +142,8 @@ def test_by_chance_each_image_has_the_texts_of_any_image(monkeypatch):
     by_chance = retrieval.rank(pairs)["text_retrieval"].by_chance
     assert by_chance.recalls([1, 5, 10]) == pytest.approx([(ranks <= k).mean() for k in (1, 5, 10)])
     assert by_chance.mrr == pytest.approx((1 / ranks).mean())
-    assert abs(by_chance.means()["median_rank"] - np.median(ranks)) <= 1
+    (median,) = (m.by_chance(by_chance) for m in METRICS if m.column.name == "median_rank")
+    assert abs(median - np.median(ranks)) <= 1
     monkeypatch.setattr(retrieval, "NULL_IMAGES", 10)
     monkeypatch.setattr(retrieval, "NULL_COSINES", 1)
     few = retrieval.rank(pairs)["text_retrieval"].by_chance
@@ -199,13 +202,46 @@ def test_an_ignorant_model_lies_in_its_interval(kind, like):
     assert mrr >= 0.75  # with a note
 
 
+def test_a_new_metric_is_shown_everywhere(monkeypatch, tmp_path):
+    """Its record is all that one needs."""
+    furthest = RankMetric(
+        Column("last_rank", NUMBER, LABELS, better=LOWER, has_interval=True, relatives=RELATIVES),
+        lambda ranks: (ranks.ranks.max(), 1.0, ranks.candidates),
+        lambda chance: float(len(chance.behind) - 1),
+    )
+    monkeypatch.setattr(rank_metrics, "METRICS", (*METRICS, furthest))
+    known = all_columns()
+    family = tuple(replace(furthest.column, of="retrieve").family())
+    monkeypatch.setattr(columns, "all_columns", lambda: (*known, *family))
+    images, texts = make_files(make_pairs(9, 2, noise=1.0))
+    control = Control(*untrained(images, texts))
+    result = retrieval.retrieve(images, texts, k=[1], controls=[control])
+    row = result.runs_on("text_retrieval")[0]
+    assert row["last_rank_high"] == row["last_rank_null"] == 18
+    assert row["last_rank"] <= 9 * 2 - 1
+    assert row["last_rank_control"] >= 1
+    features.write(tmp_path / "r.h5", result)
+    names = ["last_rank", "last_rank_low", "last_rank_high", "last_rank_null"]
+    printed = ok("info", "--runs", tmp_path / "r.h5", "--format", "tsv").stdout
+    assert set(names) <= set(printed.splitlines()[0].split("\t"))
+    shown = [
+        for_people.as_table(result),
+        ok("report", tmp_path / "r.h5").stdout,
+        result._repr_html_(),
+    ]
+    for text in map(str, shown):
+        assert "last rank" in text
+
+
 def test_the_interval_of_mrr_is_symmetric_on_the_logit_scale(capsys):
     ranks = np.repeat([1.0, 2, 40], [88, 10, 2])
     by_chance = retrieval.chance(np.ones(100, int), 100)
-    row = retrieval._mean_columns(
+    row = retrieval._metric_columns(
         retrieval.Ranks(
             ranks, *[np.arange(100)] * 2, np.ones(100, int), 100, np.arange(100), by_chance
-        )
+        ),
+        nulls={},
+        controls=[],
     )
     odds = [row[name] / (1 - row[name]) for name in ("mrr_low", "mrr", "mrr_high")]
     assert odds[1] / odds[0] == pytest.approx(odds[2] / odds[1])
@@ -605,7 +641,7 @@ def test_the_interval_of_mrr_excludes_what_random_ranks_have_in_few_worlds(n):
             by_chance=null,
             has_sets=False,
         )
-        found = retrieval._mean_columns(ranks)
+        found = retrieval._metric_columns(ranks, {}, [])
         below += found["mrr_high"] < null.mrr
         above += found["mrr_low"] > null.mrr
     assert max(below, above) <= 20  # of 400, by luck in less than 1 % of cases if 2.5 % are

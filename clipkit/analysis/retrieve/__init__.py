@@ -18,13 +18,13 @@ from clipkit.analysis.options import (
     pair_controls,
 )
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
+from clipkit.analysis.retrieve.rank_metrics import METRICS
 from clipkit.analysis.sections import CAPTIONS
 from clipkit.base.options import ROWS_PANEL, flag, option, parse_counts, split_words
 from clipkit.features.columns import (
     CLUSTERS,
     CONTROL_P,
     COUNT,
-    HIGHER,
     LABELS,
     LOWER,
     NUMBER,
@@ -82,24 +82,7 @@ COLUMNS = (
     Column("queries", COUNT, ROWS),
     Column("candidates", COUNT, ROWS),
     RECALL,
-    Column(
-        "median_rank",
-        NUMBER,
-        LABELS,
-        better=LOWER,
-        has_interval=True,
-        relatives="null random_ranks control",
-    ),
-    Column(
-        "mrr",
-        NUMBER,
-        LABELS,
-        title="MRR",
-        better=HIGHER,
-        decimals=4,
-        has_interval=True,
-        relatives="null random_ranks control",
-    ),
+    *(metric.column for metric in METRICS),
     Column(
         "gap",
         NUMBER,

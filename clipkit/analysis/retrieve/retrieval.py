@@ -8,8 +8,8 @@ query is right if at least one of its captions is found.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from clipkit.analysis.controls import (
 )
 from clipkit.analysis.nearest import neighbours
 from clipkit.analysis.results import Row, make_result
+from clipkit.analysis.retrieve import rank_metrics
+from clipkit.analysis.retrieve.ranks import Chance, Ranks, chance
 from clipkit.analysis.row_clusters import find_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
@@ -76,46 +78,6 @@ class Pairs(NamedTuple):
     image_of: Int64  # (K,)
     ids: list[str]  # N, of the images
     clusters: Int64 | None = None  # (N,), of images that depend on each other
-
-
-class Chance(NamedTuple):
-    """What ranks are by chance."""
-
-    behind: Floats  # (M + 1,): probability that the best of the partners is behind rank r
-    mrr: float
-
-    def recalls(self, k: Sequence[int]) -> list[float]:
-        """Return the probabilities that a partner is found among k candidates."""
-        last = len(self.behind) - 1
-        return [round(1 - float(self.behind[min(n, last)]), 12) for n in k]
-
-    def means(self) -> Row:
-        """Return the mean reciprocal rank and the median rank."""
-        return {"mrr": self.mrr, "median_rank": float(np.argmax(self.behind <= 0.5 + 1e-9))}
-
-    def deviation(self) -> float:
-        """Return the standard deviation of the reciprocal rank of a query."""
-        probabilities = self.behind[:-1] - self.behind[1:]
-        squares = probabilities / np.arange(1, len(self.behind)) ** 2.0
-        return float(np.sqrt(max(0.0, squares.sum() - self.mrr**2)))
-
-
-class Ranks(NamedTuple):
-    """The ranks of the Q queries of a task, and the best wrong candidate of each."""
-
-    ranks: Floats  # (Q,), of the best partner, from 1; equal cosines share the mean of their ranks
-    others: Int64  # (Q,), the image of the most similar candidate that is no partner
-    labels: Int64  # (Q,), the image that a query belongs to
-    partners: Int64  # (Q,), the number of right candidates
-    candidates: int
-    clusters: Int64  # (Q,), of queries that depend on each other
-    by_chance: Chance  # with the candidates of any other query
-
-    has_sets: bool = False  # whether an image has several texts
-
-    def predicted(self, k: int) -> Int64:
-        """Return each query's own image (Q,) if it is found among k candidates, else another."""
-        return np.where(self.ranks <= k, self.labels, self.others)
 
 
 @checked
@@ -581,37 +543,12 @@ def blocks(queries: Floats, candidates: Floats) -> Iterator[tuple[int, int, Floa
 # ---- Summaries -----------------------------------------------------------------------------------
 
 
-def chance(partners: Int64, candidates: int) -> Chance:
-    """Return what random ranks are, of queries with `partners` (Q,) right candidates each.
-
-    The best of G among M candidates ranks behind r with the probability C(M - G, r) / C(M, r) of a
-    hypergeometric draw, which is a product of r factors.
-
-    >>> by_chance = chance(np.array([1]), 500)
-    >>> by_chance.recalls([1, 5, 10]), round(by_chance.mrr, 5)
-    ([0.002, 0.01, 0.02], 0.01359)
-    """
-    behind = np.zeros(candidates + 1)
-    for number, count in zip(*np.unique(partners, return_counts=True), strict=True):
-        r = np.arange(candidates)
-        factors = np.maximum(candidates - number - r, 0) / (candidates - r)
-        behind += count * np.concatenate([[1.0], np.cumprod(factors)])
-    behind /= len(partners)
-    probabilities = behind[:-1] - behind[1:]  # of the ranks 1, 2, ...
-    return Chance(behind, float((probabilities / np.arange(1, candidates + 1)).sum()))
-
-
 def _rows(task: str, ranks: Ranks, k: Sequence[int], controls: Sequence[Ranks]) -> list[Row]:
     """Return a run for each k."""
     nulls = {"null": ranks.by_chance}
     if ranks.has_sets:
         nulls["random_ranks"] = chance(ranks.partners, ranks.candidates)
-    shared = _mean_columns(ranks)
-    for name, null in nulls.items():
-        shared |= {f"{column}_{name}": value for column, value in null.means().items()}
-    of_controls = [_mean_columns(control) for control in controls]
-    for name in ("mrr", "median_rank"):
-        shared |= mean_of_controls(f"{name}_control", [columns[name] for columns in of_controls])
+    shared = _metric_columns(ranks, nulls, controls)
     rows = []
     for n in k:
         row: Row = {"split": task, "k": n, "queries": len(ranks.ranks)}
@@ -628,39 +565,17 @@ def _rows(task: str, ranks: Ranks, k: Sequence[int], controls: Sequence[Ranks]) 
     return rows
 
 
-def _mean_columns(ranks: Ranks) -> dict[str, Any]:
-    """Return the median rank and the mean reciprocal rank with 95 % intervals.
-
-    The limits of the median are order statistics, as far from the middle as for the effective
-    number of rows.
-    """
-    reciprocal = 1 / ranks.ranks
-    mrr = float(reciprocal.mean())
-    rows = metrics.effective_rows(reciprocal, ranks.clusters)
-    error = float(reciprocal.std()) / np.sqrt(rows)
-    if error:  # on the logit scale, where the limits stay within 0..1
-        half = metrics.QUANTILE * error / (mrr * (1 - mrr))
-        odds = mrr / (1 - mrr)
-        mrr_low, mrr_high = (ratio / (1 + ratio) for ratio in odds * np.exp([-half, half]))
-    else:  # equal ranks do not show how far others would be
-        mrr_low, mrr_high = metrics.wilson(mrr, rows)
-    # By chance, few queries have rank 1: if none has, only the null tells how far ranks spread
-    null = ranks.by_chance
-    if abs(mrr - null.mrr) <= metrics.QUANTILE * null.deviation() / np.sqrt(rows):
-        mrr_low, mrr_high = min(mrr_low, null.mrr), max(mrr_high, null.mrr)
-    median = float(np.median(ranks.ranks))
-    rows = metrics.effective_rows(ranks.ranks <= median, ranks.clusters)
-    level = min(0.5, metrics.QUANTILE / 2 / np.sqrt(rows))
-    low = np.quantile(ranks.ranks, 0.5 - level, method="lower")
-    high = np.quantile(ranks.ranks, 0.5 + level, method="higher")
-    return {
-        "mrr": mrr,
-        "mrr_low": float(mrr_low),
-        "mrr_high": float(mrr_high),
-        "median_rank": median,
-        "median_rank_low": float(low),
-        "median_rank_high": float(high),
-    }
+def _metric_columns(ranks: Ranks, nulls: Mapping[str, Chance], controls: Sequence[Ranks]) -> Row:
+    """Return each metric of ranks with its interval, and what nulls and controls give."""
+    row: Row = {}
+    for metric in rank_metrics.METRICS:
+        name = metric.column.name
+        row[name], row[f"{name}_low"], row[f"{name}_high"] = metric.measure(ranks)
+        for null, of_null in nulls.items():
+            row[f"{name}_{null}"] = metric.by_chance(of_null)
+        of_controls = [metric.measure(control)[0] for control in controls]
+        row |= mean_of_controls(f"{name}_control", of_controls)
+    return row
 
 
 # ---- The modality gap ----------------------------------------------------------------------------
