@@ -181,9 +181,10 @@ def run_chapters(folder: Path, rows: int) -> list[Entry]:
     program.chmod(0o755)
     (folder / "venv" / ".installed").touch()
     write_texts(folder, rows)
+    (folder / "cifar100").mkdir()
     settings = {
         "MODEL": MODEL,
-        "DATASET": folder / "cifar100",  # not there: no image is looked up
+        "DATASET": folder / "cifar100",  # an empty folder: no image is looked up
         "RESULTS": folder / "results",
         "VENV": folder / "venv",
         "CAPTIONS": folder / "captions.tsv",
