@@ -325,6 +325,7 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path, monkeypatch):
     assert "--blind" in fails("align", *(f"{name}.h5" for name in "abc"), "--blind", 2, exit_code=2)
 
 
+@pytest.mark.long
 def test_concepts_of_published_images_are_held_as_those_of_other_images(real_features):
     """200 images of THINGS by ViT-L/14, with the means of other images of their concepts."""
     things = np.load(real_features / "things200-vitl14.npz")

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {"numpy", "h5py", "torch", "transformers", "sklearn", "scipy", "matplotlib", "PIL"}
 
 
+@pytest.mark.long
 def test_no_circle_of_files_and_no_longer_chain_of_imports():
     imports = read_imports()
     assert len(longest_chain(imports)) <= 17  # it refuses a circle

@@ -84,6 +84,7 @@ def test_each_plot_type_draws_a_dummy_question_without_overlapping_texts(declara
 
 
 @EACH
+@pytest.mark.long
 def test_many_rows_are_cut_and_said_to_be(declaration):
     figure = draw(declaration, rows_of(500))
     assert max(figure.get_size_inches()) <= 40

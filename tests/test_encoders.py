@@ -153,6 +153,7 @@ def whole(folder, monkeypatch):
     return Path("whole.h5").read_bytes()
 
 
+@pytest.mark.long
 def test_parts_of_which_one_is_killed_give_the_bytes_of_one_process(whole, monkeypatch):
     run = (*RUN, "-m", OWN, "-o", "out.h5", "--part")
     ok(*run, "1/3")
@@ -178,6 +179,7 @@ def test_processes_of_ray_give_the_bytes_of_one_process(whole):
     assert Path("out.h5").read_bytes() == whole
 
 
+@pytest.mark.long
 def test_a_run_does_not_continue_with_other_code_files_or_weights(whole, monkeypatch):
     write("own.py", RECIPES["toy.py"].replace("def trans", "files = ['more']\n\n    def trans"))
     Path("more").mkdir()
@@ -197,6 +199,7 @@ def test_a_run_does_not_continue_with_other_code_files_or_weights(whole, monkeyp
     assert "files: cannot read " in fails(*run, "--force")
 
 
+@pytest.mark.long
 def test_logits_refuse_texts_of_other_weights():
     ok(*RUN, "-m", OWN, "-o", "img.h5")
     ok("textembed", "generic32", "-m", OWN, "-o", "txt.h5")
@@ -450,6 +453,7 @@ def test_a_checkpoint_of_ones_own_open_clip_training_gives_what_open_clip_gives(
     assert control.details["digest"] != encoder.details["digest"]
 
 
+@pytest.mark.long
 def test_the_vision_tower_of_a_generative_model_gives_its_library_s_rows():
     from transformers import AutoImageProcessor
 

@@ -85,6 +85,7 @@ def test_a_verdict_is_that_of_the_paired_test_where_the_intervals_overlap():
     assert better["acc1_low"] < first["acc1_high"]  # they overlap, and it is decided all the same
 
 
+@pytest.mark.long
 def test_a_verdict_is_said_by_the_sentence_about_the_same_pair():
     said = set()
     for seed in range(20):

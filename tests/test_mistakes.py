@@ -27,6 +27,7 @@ def test_errors_that_keep_the_shape_change_the_colour():
 
 
 @pytest.mark.parametrize("name", VALUES)
+@pytest.mark.long
 def test_errors_that_know_no_attribute_are_rarely_said_to_keep_one(name):
     random = np.random.default_rng(0)
     said = sum(

@@ -68,6 +68,7 @@ def ask(*words, runs=RUNS):
     ],
     ids=lambda words: words[0],
 )
+@pytest.mark.long
 def test_what_is_there_is_said_of_the_inputs_and_rarely_of_shuffled_ones(words, folder):
     command, *others = words
     others = [folder / word if word.endswith(".h5") else word for word in others]
@@ -79,6 +80,7 @@ def test_what_is_there_is_said_of_the_inputs_and_rarely_of_shuffled_ones(words, 
     assert found["not decided against chance"]["null"] >= 1 - 2 * FEW
 
 
+@pytest.mark.long
 def test_attributes_are_learned_only_from_the_images_that_have_them(folder):
     features.write(str(folder / "plain.h5"), without_classes(), force=True)
     control = without_classes()
@@ -129,6 +131,7 @@ def test_a_question_that_claims_nothing_of_the_files_is_refused(folder):
     assert "nearest claims nothing of these files" in line
 
 
+@pytest.mark.long
 def test_clusters_that_an_option_names_are_those_of_a_file(folder, monkeypatch):
     orders = []
 
@@ -280,6 +283,7 @@ def test_labels_are_drawn_as_often_as_their_probability_and_alike_in_a_cluster()
     assert (drawn.reshape(-1, 4) == drawn[::4, None]).all()
 
 
+@pytest.mark.long
 def test_answers_are_right_for_their_images_and_rarely_for_shuffled_ones(folder):
     file = images()
     test = file.splits["test"]

@@ -46,6 +46,7 @@ class make:
 
 @pytest.mark.parametrize("scale", ["0", "100_000"])  # rows that differ by less than 2 %
 @pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.long
 def test_a_buffer_that_is_used_again_gives_the_rows_of_new_arrays(scale, batch_size):
     run = ("embed", "shapes", "--limit", 12, "-b", batch_size, *OWN, "-o")
     code = BUFFER.replace("SCALE", scale)
@@ -155,6 +156,7 @@ class make:
 """
 
 
+@pytest.mark.long
 def test_nothing_that_is_printed_gets_into_a_file_on_standard_output(folder):
     write(LOUD.replace("RETURN", SIZES))
     words = " ".join(map(str, (*RUN, *OWN)))
@@ -190,6 +192,7 @@ class make:
 
 
 @pytest.mark.parametrize("place", HELD)
+@pytest.mark.long
 def test_the_digest_covers_weights_wherever_they_are(place, monkeypatch):
     from clipkit import models
 
@@ -206,6 +209,7 @@ def test_the_digest_covers_weights_wherever_they_are(place, monkeypatch):
     assert found[0] == found[2] != found[1]
 
 
+@pytest.mark.long
 def test_a_run_does_not_continue_with_another_helper_or_opened_file(folder, monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARD_ROWS", 4)
     write("SCALE = 1\n", "its_helper.py")

@@ -57,6 +57,7 @@ def test_the_order_of_the_files_does_not_change_the_page(tmp_path):
     assert "best of 2 results" in pages[0].facts[0].text
 
 
+@pytest.mark.long
 def test_two_models_that_were_asked_alike_are_compared_first(tmp_path):
     folders = [write_results(tmp_path / name) for name in ("one", "two")]
     other = read(folders[1] / "img.svm.h5")

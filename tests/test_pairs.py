@@ -34,6 +34,7 @@ def test_all_questions_about_logits_take_images_and_texts():
     assert found == set(TAKING_LOGITS)
 
 
+@pytest.mark.long
 def test_a_result_is_that_of_the_logits_file_to_the_last_byte(sample_files, tmp_path):
     images, texts = sample_files["img"], sample_files["classes"]
     for command in ("zeroshot", "entropy", "calibrate", "cluster", "probe"):
@@ -59,6 +60,7 @@ def test_python_takes_images_and_texts_as_the_command_does(sample_files):
     assert in_memory.digest == expected.digest
 
 
+@pytest.mark.long
 def test_a_picture_of_logits_is_drawn_of_images_and_texts(sample_files, tmp_path):
     images, texts = sample_files["img"], sample_files["classes"]
     ok("plot", "similarity", images, texts, "-o", tmp_path / "a.png")

@@ -113,6 +113,7 @@ def images(tmp_path):
     return saved(tmp_path / "images.h5", Samples(tmp_path).images)
 
 
+@pytest.mark.long
 def test_a_new_question_keeps_its_promises(loud):
     assert contract.check(LOUDNESS, make_page) == []
 

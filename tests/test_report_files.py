@@ -336,6 +336,7 @@ def test_tables_of_variance_have_the_null_of_each_share_and_the_number_of_marks_
     assert note in ok("report", tmp_path / "p.h5").stdout.replace("\\", "")
 
 
+@pytest.mark.long
 def test_a_page_shows_the_attributes_once_with_the_control_beside_the_probe(tmp_path):
     images = Path(write_result(tmp_path / "img.svm.h5", 150))
     made = {"command": "attributes", "inputs": {}}
