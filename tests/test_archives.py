@@ -163,6 +163,14 @@ def test_the_split_is_named_by_the_file_or_its_folder(files, expected):
     assert shards.split_names(files) == expected
 
 
+def test_parts_that_are_missing_are_named(capsys):
+    names = ["a/x-00001-of-00003", "a/x-00002-of-00003", "a/y-00001-of-00002", "a/y-00002-of-00002"]
+    files = [f"{name}.parquet" for name in names]
+    shards.read_by_split(str, files, "reading", "files")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("x: 2 of 3 parts; the first that is left out has number 0")
+
+
 def test_files_of_which_only_some_name_a_split_are_refused():
     with fails_with("extra.tar: expected train, val or test in its name"):
         shards.split_names(["train.tar", "extra.tar"])

@@ -227,6 +227,16 @@ def test_parts_with_a_gap_are_refused(names, message, tmp_path):
         assert message in fails(*run)
 
 
+@pytest.mark.parametrize("names", [["part.1"], ["part.1", "part.2"], ["x-00001-of-00001"]])
+def test_a_first_part_with_another_number_than_0_is_named(names, tmp_path):
+    for name in names:
+        wide(tmp_path / f"parts/{name}.parquet", np.ones((2, 3), "f4"))
+    said = "the parts begin with part.1.parquet; check that none is missing"
+    assert (said in ok("convert", tmp_path / "parts", tmp_path / "a.h5").stderr) == (
+        "part.1" in names
+    )
+
+
 def test_a_part_that_is_no_file_is_refused_and_a_link_is_named(tmp_path):
     folder = tmp_path / "parts"
     wide(folder / "part.0.parquet", np.ones((2, 3), "f4"))

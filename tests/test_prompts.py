@@ -381,6 +381,7 @@ def test_any_json_or_bytes_give_prompts_or_an_error(data):
         ('{"a": {"b": "c"}}', "mine.json, 'a': expected a list of prompts, got an object"),
         ('{"a": [true]}', "mine.json, 'a', prompt 1: "),
         ('{"a": ["b"], "c": [" "]}', "mine.json, 'c': "),
+        ('{"a": ["b"], "c": []}', "mine.json, 'c': "),
         ('{"": ["b"]}', "mine.json, '': expected the name of a class, got an empty one"),
         ('{"a": ["b"], " a": ["c"]}', "mine.json: expected each class once, got 'a' again"),
         (r'["a\u0007"]', "mine.json, prompt 1: "),
@@ -409,6 +410,7 @@ def test_a_refused_json_file_is_named_with_its_place_in_one_line(data, message):
         ('text\n"a\n', None, "mine.csv, line 2: expected a row of a table, got unexpected end"),
         ("text\n", None, "mine.csv: expected at least one prompt, got blank lines"),
         ("class,prompt\n,b\n", None, "mine.csv, line 2: "),
+        ("class,prompt\na,b\nc,\n", None, "mine.csv, line 3: expected at least one prompt of 'c'"),
         ("text\na\x07\n", None, "mine.csv, line 2: "),
     ],
 )

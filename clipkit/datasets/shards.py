@@ -47,7 +47,8 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _NUMBERS = re.compile(r"(\d+)\.\.(\d+)")
 _WILDCARD = re.compile(r"[*?\[]")
 _SPLIT = re.compile(rf"(?<![a-z])({'|'.join([*SPLIT_ALIASES, *SPLIT_NAMES])})(?![a-z])")
-_NUMBERED = re.compile(r"(\w[\w.-]*?)-\d+-of-\d+")  # as `datasets` names files: test-00000-of-00002
+# As `datasets` names files: test-00000-of-00002
+_NUMBERED = re.compile(r"(\w[\w.-]*?)-(\d+)-of-(\d+)")
 
 
 def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
@@ -191,6 +192,7 @@ def read_by_split(
     Several remote files are read at the same time. `what` and `unit` describe the progress.
     """
     split_of = split_names(files)
+    _note_missing_parts(files)
     workers = REMOTE_FILES if any(map(remote.is_url, files)) else 1
     items: dict[str, list[_Item]] = {}
     with console.progress(what, unit) as report_progress:
@@ -198,6 +200,24 @@ def read_by_split(
             items.setdefault(split_of[number], []).append(item)
             report_progress(number + 1, len(files))
     return items
+
+
+def _note_missing_parts(files: Sequence[str]) -> None:
+    """Name files of which others are missing, by numbers such as ``-00001-of-00002``."""
+    parts: dict[tuple[str, str, int], set[int]] = {}
+    for file in files:
+        folder, name = _folder_and_name(file)
+        numbered = _NUMBERED.fullmatch(name.rpartition(".")[0])
+        if numbered:
+            key = (folder, numbered[1], int(numbered[3]))
+            parts.setdefault(key, set()).add(int(numbered[2]))
+    for (_, name, total), numbers in parts.items():
+        if len(numbers) < total:
+            absent = min(set(range(total)) - numbers)
+            console.note(
+                f"{escape_text(name)}: {len(numbers):,} of {total:,} parts; the first that is left "
+                f"out has number {absent}"
+            )
 
 
 def _split_name(file: str) -> str:

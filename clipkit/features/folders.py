@@ -31,7 +31,8 @@ def clip_retrieval(folder: Path) -> Path | None:
 def part_files(folder: Path, ending: str) -> list[Path]:
     """Return the parts of one array or table, in the order of their numbers: 2 is before 10.
 
-    A missing part is an error, as is a part that is no file. Links to files are named and followed.
+    A part that is missing in between is an error, as is a part that is no file. Links to files are
+    named and followed.
     """
     paths = [path for path in folder.glob(f"*{ending}") if not path.name.startswith(".")]
     names = {NUMBER.sub("N", path.name) for path in paths}
@@ -73,6 +74,16 @@ def _check_gaps(paths: list[Path]) -> None:
     total = OF_TOTAL.search(paths[-1].name)
     if total and int(total[1]) != len(paths):
         raise _missing(paths[0].parent, f"{len(paths)} files, the last of them {paths[-1].name}")
+
+
+def note_start(paths: list[Path]) -> None:
+    """Name a first part whose number is not 0: others may come before it."""
+    first = paths[0]
+    number = _numbers(first.name)[-1:]
+    may_lack_some = number == [1] or (number > [0] and len(paths) > 1)
+    if may_lack_some and not OF_TOTAL.search(first.name):
+        message = f"the parts begin with {first.name}; check that none is missing"
+        console.note(f"{first.parent}: {message}")
 
 
 def _missing(folder: Path, got: str) -> ClipkitError:

@@ -278,9 +278,11 @@ def _read_source(
     with read_errors(source):
         if embeddings is None:
             paths = folders.part_files(Path(source), ".parquet")
+            folders.note_start(paths)
             return read_table(paths, source, columns), _digest(paths, source)
         paths = folders.part_files(embeddings, ".npy")
         tables = folders.metadata_files(paths)
+        folders.note_start(paths)
         matrices = [_value("features", npz.open_npy(path), str(path)) for path in paths]
         if embeddings.name == folders.TEXTS:
             columns = {"text": "caption", **columns}

@@ -216,11 +216,9 @@ def _parse_descriptions(content: dict[str, Any], name: str) -> ClassNames:
         values = [value] if isinstance(value, str) else value
         if not isinstance(values, list):
             raise ClipkitError(f"{where}: expected a list of prompts, got {_type(value)}")
-        texts = []
-        for number, text in enumerate(values, start=1):
-            texts.append(_clean(text, f"{where}, prompt {number}"))
-        if not any(texts):
+        if not values:
             raise ClipkitError(f"{where}: expected at least one prompt, got none")
+        texts = [_clean(text, f"{where}, prompt {n}") for n, text in enumerate(values, start=1)]
         class_name = _clean(key, where)
         if class_name in collected.number_of:
             raise ClipkitError(f"{name}: expected each class once, got {quote(class_name)} again")
@@ -282,16 +280,16 @@ def parse_table(
     for line, cells in table.lines:
         where = f"{name}, line {line}"
         text = _clean(cells[at], where)
+        class_name = _clean(cells[class_at], where)
+        if class_at != at and (text or class_name):
+            collected.add(class_name, text, where)
         if not text:
             blank += 1
             continue
         texts.append(text)
         lines.append(line)
         check_count(len(texts), f"{name}: ")
-        if class_at != at:
-            collected.add(_clean(cells[class_at], where), text, where)
     if class_at != at and texts:
-        collected.blank = blank
         return collected.classes(DEFAULT_TEMPLATE if chosen == WORDING else COMPLETE)
     return from_lines(name, texts, lines, blank)
 
@@ -364,12 +362,14 @@ class _Collected:
     def __init__(self, name: str) -> None:
         self.name = name
         self.number_of: dict[str, int] = {}
+        self.place_of: dict[str, str] = {}  # also of a class whose wordings are blank
         self.wordings: list[list[str]] = []
         self.blank = 0
 
     def add(self, class_name: str, wording: str, where: str) -> None:
         if not class_name:
             raise ClipkitError(f"{where}: expected the name of a class, got an empty one")
+        self.place_of.setdefault(class_name, where)
         if not wording:
             self.blank += 1
             return
@@ -379,6 +379,10 @@ class _Collected:
         self.wordings[number].append(wording)
 
     def classes(self, template: str) -> ClassNames:
+        for class_name, where in self.place_of.items():
+            if class_name not in self.number_of:
+                got = f"expected at least one prompt of {quote(class_name)}, got none"
+                raise ClipkitError(f"{where}: {got}")
         wordings = list(itertools.chain.from_iterable(self.wordings))
         check_count(len(wordings), f"{self.name}: ")
         counts = list(map(len, self.wordings))
