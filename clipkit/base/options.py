@@ -251,6 +251,17 @@ ClusterColumn = Annotated[
         panel=DATA_PANEL,
     ),
 ]
+Near = Annotated[
+    float | None,
+    option(
+        "COSINE",
+        "Images whose embeddings have this cosine or more are near copies: a cluster, which counts "
+        "once.",
+        min=0.5,
+        max=1,
+        panel=DATA_PANEL,
+    ),
+]
 EvalSplit = Annotated[str, split_option("Split to score.")]
 
 

@@ -10,7 +10,7 @@ import typer
 
 from clipkit.base import console, files, suggestions
 from clipkit.base.errors import ClipkitError, UsageError, unknown
-from clipkit.base.options import flag, option
+from clipkit.base.options import Near, flag, option
 from clipkit.commands._options import OUTPUT, Force
 from clipkit.features.endings import (
     FEATURE_ENDINGS,
@@ -130,6 +130,7 @@ def convert(
             "a patient (default: cluster).",
         ),
     ] = None,
+    near: Near = None,
     table: Annotated[
         bool,
         flag("--runs", "Export the runs of a result instead of its predictions."),
@@ -189,7 +190,7 @@ def convert(
         of_imports = {"model": model, "labels": labels, "prompts": prompts, "classes": classes}
         of_imports["captions"] = captions
         of_imports |= {f"{name}-column": column for name, column in columns.items()}
-        _refuse(of_imports, f"is for imports, but {source} is a feature file")
+        _refuse({**of_imports, "near": near}, f"is for imports, but {source} is a feature file")
         _export(source, output, split, table, thumbnails, root, force)
         return
     of_exports = {"runs": table, "thumbnails": thumbnails}
@@ -205,7 +206,7 @@ def convert(
         texts, digests["prompts"] = read_with_digest(prompts)
     if classes is not None:
         names = _read_classes(classes, digests)
-    with console.progress("converting", "rows") as report:
+    with console.stage("converting"):
         file = formats.import_file(
             source,
             split=split,
@@ -217,6 +218,11 @@ def convert(
             digests=digests,
             **columns,
         )
+    if near is not None:
+        from clipkit.embedding.copies import mark_near
+
+        file = mark_near(file, near)
+    with console.progress("converting", "rows") as report:
         features.write(output, formats.report_rows(file, report), force=force)
 
 

@@ -16,6 +16,7 @@ from clipkit.base.options import (
     RUNNING_PANEL,
     ClusterColumn,
     LabelColumn,
+    Near,
     PathColumn,
     SplitColumn,
     choice,
@@ -85,6 +86,15 @@ def embed(
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
     cluster: ClusterColumn = None,
+    near: Near = None,
+    no_near: Annotated[
+        bool,
+        flag(
+            "--no-near",
+            "Do not write equal images as clusters, which count once.",
+            panel=DATA_PANEL,
+        ),
+    ] = False,
     limit: Annotated[
         int | None,
         option(
@@ -269,6 +279,8 @@ def embed(
         force=force,
         part=share,
         shard_size=shard_size,
+        near=near,
+        no_near=no_near,
     )
     if not skipped:
         return 0

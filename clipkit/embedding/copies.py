@@ -1,52 +1,89 @@
-"""Find the images that depend on each other: equal ones, and those that the data set names."""
+"""Find the images that depend on each other: equal and near ones, and those of the data set."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from clipkit.base import console
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.matching import coincide_by_chance, hash_rows
-from clipkit.features.model import Split
+from clipkit.features.model import FeatureFile, Split
 from clipkit.statistics.dependence import join
+from clipkit.statistics.near import near_components
 
 
-def find_clusters(splits: Mapping[str, Split]) -> dict[str, Int64]:
+def find_clusters(
+    splits: Mapping[str, Split], near: float | None = None, *, no_near: bool = False
+) -> dict[str, Int64]:
     """Return the cluster of each row of some splits, if rows depend on each other; else nothing.
 
-    Clusters that splits have are joined with equal images (see `find_copies`). They keep the order
-    of their numbers, so that `clipkit split` draws what `embed --split-off` draws.
+    Clusters that splits have are joined with equal images (see `find_copies`), unless `no_near`,
+    and with images whose cosine is at least `near`. They keep the order of their numbers, so that
+    `clipkit split` draws what `embed --split-off` draws.
     """
-    copies = find_copies(splits)
+    sources: list[Int64] = []
     named = [split.cluster for split in splits.values() if split.cluster is not None]
     if named:
-        numbers = np.concatenate(named)
-        if copies:
-            numbers = _number_joined(numbers, np.concatenate(list(copies.values())))
-        numbers = np.unique(numbers, return_inverse=True)[1]
+        sources.append(np.concatenate(named))
         why = "by the clusters of the data set"
-        if copies:
-            why += " and equal images"
-    elif copies:
-        numbers, why = np.concatenate(list(copies.values())), "equal ones are clusters"
-    else:
+    copies = {} if no_near else find_copies(splits)
+    if copies:
+        sources.append(np.concatenate(list(copies.values())))
+        why = f"{why} and equal images" if named else "equal ones are clusters"
+    if near is not None:
+        sources.append(_find_near(splits, near))
+        those = f"those with cosines of at least {near:g}"
+        why = f"{why} and {those}" if named else f"{those} are clusters"
+    if not sources:
         return {}
+    numbers = np.unique(_number_joined(sources), return_inverse=True)[1]
     total, independent = len(numbers), int(numbers.max()) + 1
+    if near is not None and independent == 1:
+        raise ClipkitError(
+            f"--near {near:g}: expected at least 2 clusters of images, got 1",
+            "give a larger cosine, or leave --near out",
+        )
     if independent == total:
         return {}
     console.note(f"{total:,} images, {independent:,} independent: {why}")
+    return _divide(splits, numbers)
+
+
+def mark_near(file: FeatureFile, near: float) -> FeatureFile:
+    """Write near images, with cosines of at least `near`, as clusters of a file that was imported.
+
+    The last entry of the history keeps `near`.
+    """
+    if file.kind != "images":
+        raise UsageError(f"--near is for images, and {file.display_name} has {file.kind}")
+    for name, numbers in find_clusters(file.splits, near).items():
+        file.splits[name].cluster = numbers
+    file.history[-1]["near"] = near
+    return file
+
+
+def _find_near(splits: Mapping[str, Split], near: float) -> Int64:
+    """Return the cluster (N,) of the rows of all splits by their cosines."""
+    rows = BlockMatrix.join(split.features for split in splits.values())
+    with console.progress("finding near images", "pairs") as report:
+        return near_components(rows, near, report)
+
+
+def _number_joined(sources: Sequence[Int64]) -> Int64:
+    """Join clusterings (N,); each of the joined clusters has its lowest number of the first."""
+    joined = join(sources)
+    lowest = np.full(int(joined.max()) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(lowest, joined, sources[0])
+    return lowest[joined]
+
+
+def _divide(splits: Mapping[str, Split], numbers: Int64) -> dict[str, Int64]:
+    """Return the part (N,) of the numbers of all rows that belongs to each split."""
     ends = np.cumsum([len(split) for split in splits.values()])[:-1]
     return dict(zip(splits, np.split(numbers, ends), strict=True))
-
-
-def _number_joined(first: Int64, second: Int64) -> Int64:
-    """Join two clusterings (N,); each of the joined clusters has its lowest number of the first."""
-    joined = join([first, second])
-    lowest = np.full(int(joined.max()) + 1, np.iinfo(np.int64).max)
-    np.minimum.at(lowest, joined, first)
-    return lowest[joined]
 
 
 def find_copies(splits: Mapping[str, Split]) -> dict[str, Int64]:
@@ -64,5 +101,4 @@ def find_copies(splits: Mapping[str, Split]) -> dict[str, Int64]:
     some = next(BlockMatrix.from_array(next(iter(splits.values())).features).iter_blocks())
     if coincide_by_chance(some, total * (total - 1) // 2):
         return {}
-    ends = np.cumsum([len(of_split) for of_split in hashes.values()])[:-1]
-    return dict(zip(hashes, np.split(numbers, ends), strict=True))
+    return _divide(splits, numbers)

@@ -75,6 +75,8 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
     force: bool = False,
     part: Part | None = None,
     shard_size: int | None = None,
+    near: float | None = None,
+    no_near: bool = False,
     **settings: Any,
 ) -> list[Skipped]:
     """Embed the images of a data set with a named model: what `clipkit embed` runs.
@@ -84,7 +86,7 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
 
     Parameters
     ----------
-    dataset, output, normalize, strict, restart, force, part, shard_size
+    dataset, output, normalize, strict, restart, force, part, shard_size, near, no_near
         As in `embed_images`, and so are the result and the errors.
     model : str
         As in `models.load`.
@@ -109,6 +111,8 @@ def embed(  # noqa: PLR0913 (the options of `clipkit embed`)
         force=force,
         part=part,
         shard_size=shard_size,
+        near=near,
+        no_near=no_near,
     )
     if engine == "local":
         return embed_with(load(), batch_size=options.batch_size, num_workers=options.num_workers)
@@ -131,6 +135,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     force: bool = False,
     part: Part | None = None,
     shard_size: int | None = None,
+    near: float | None = None,
+    no_near: bool = False,
 ) -> list[Skipped]:
     """Embed the images of a data set into a feature file, with a model that is loaded.
 
@@ -168,6 +174,11 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     shard_size : int, optional
         Images of a shard, which is what an error or an interrupt keeps: 1,024 by default, which is
         the most, in whole batches. The file is the same for every size.
+    near : float, optional
+        Write images whose cosine is at least this, of all layers together, as one cluster, also by
+        way of other images. Equal images are one cluster in any case.
+    no_near : bool
+        Do not look for equal images.
 
     Returns
     -------
@@ -184,8 +195,8 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
     ImageError
         If `strict` and an image cannot be used.
     ClipkitError
-        If no image of a split can be used, the model gives NaN or Inf, or another process writes
-        to the same output.
+        If no image of a split can be used, the model gives NaN or Inf, all images are near each
+        other, or another process writes to the same output.
     WriteError
         If the file system refuses the data. The finished shards stay.
     """
@@ -202,9 +213,13 @@ def embed_images(  # noqa: PLR0913 (the options of `clipkit embed`)
         raise UsageError("expected --ask without --normalize: next-token logits need the lengths")
     outputs = name_layer_outputs(output, engine.model.columns)
     check_outputs(output, outputs.values(), force=force, part=part)
+    if near is not None and no_near:
+        raise UsageError("expected --near or --no-near, got both")
     shard_size = check_shard_size(shard_size)
     with _checkpoint_folder(output) as folder:
-        run = _Run(dataset, engine, output, folder, normalize, strict, force, shard_size)
+        run = _Run(
+            dataset, engine, output, folder, normalize, strict, force, shard_size, near, no_near
+        )
         if part is not None:
             return run.embed_part(part, restart=restart)
         return run.embed_whole(restart=restart)
@@ -274,6 +289,8 @@ class _Run:
     strict: bool
     force: bool
     shard_size: int
+    near: float | None
+    no_near: bool
 
     @property
     def outputs(self) -> dict[int | None, str]:
@@ -288,6 +305,15 @@ class _Run:
 
     def entry(self, layer: int | None = None) -> dict[str, Any]:
         """Return the entry that made a layer's file, without its list of skipped images."""
+        entry = self._entry_of_embeddings(layer)
+        if self.near is not None:
+            entry["near"] = self.near
+        if self.no_near:
+            entry["no_near"] = True
+        return entry
+
+    def _entry_of_embeddings(self, layer: int | None = None) -> dict[str, Any]:
+        """Return what an entry says of the embeddings, and not of their clusters."""
         model = self.engine.model
         return features.history_entry(
             "embed",
@@ -301,7 +327,8 @@ class _Run:
         """Return all that determines the embeddings, except the images."""
         model = self.engine.model
         # the model's digest covers these files; one by one, they tell what changed
-        manifest = {**self.entry(), "model files": model.parts, MANIFEST_KEY: self.shard_size}
+        entry = self._entry_of_embeddings()
+        manifest = {**entry, "model files": model.parts, MANIFEST_KEY: self.shard_size}
         if model.details["device"] == "cpu":
             manifest["threads"] = models.num_threads()  # the last bits depend on it in bfloat16
         return manifest
@@ -423,7 +450,9 @@ class _Run:
             checkpoint.remove()  # so that the corrected command is not taken for another run
         skipped = checkpoint.skipped()
         class_names = self.dataset.class_names or None
-        clusters = find_clusters(self._named_clusters(checkpoint.join()))
+        clusters = find_clusters(
+            self._named_clusters(checkpoint.join()), self.near, no_near=self.no_near
+        )
         for layer, columns in self.columns.items():
             name = self.outputs[layer]
             entry = self.entry(layer)
