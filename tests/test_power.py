@@ -16,7 +16,7 @@ from scipy.stats import binom, norm
 
 from clipkit.analysis.compare import comparison
 from clipkit.statistics import claims, dependence, metrics
-from clipkit.statistics.claims import NOT_DECIDED, Reference, decide, exact_interval
+from clipkit.statistics.claims import NOT_DECIDED, Reference, decide
 from clipkit.statistics.power import (
     FARTHEST,
     INTERVAL,
@@ -46,7 +46,7 @@ def accuracy(share, chance):
         (claim,) = claims.accuracy_claims("", random.random(n) < share, chance, None, "")
         return claim.verdict != NOT_DECIDED
 
-    limits = exact_interval(share, PILOT)
+    limits = metrics.exact_interval(share, PILOT)
     return Case(lambda: rows_needed(share, limits, chance, PILOT, kind=SHARE), is_decided)
 
 
@@ -129,13 +129,16 @@ def two_accuracies(first, second, ratio=1.0):
     """Hold an accuracy against another one, of `ratio` times as many other rows."""
 
     def needed():
-        limits, of_second = exact_interval(first, PILOT), exact_interval(second, ratio * PILOT)
+        limits, of_second = (
+            metrics.exact_interval(first, PILOT),
+            metrics.exact_interval(second, ratio * PILOT),
+        )
         return rows_needed(first, limits, second, PILOT, of_second, SHARE)
 
     def is_decided(random, n):
         others = round(ratio * n)
         shares = random.binomial([n, others], [first, second]) / [n, others]
-        reference = Reference("", shares[1], *exact_interval(shares[1], others))
+        reference = Reference("", shares[1], *metrics.exact_interval(shares[1], others))
         return claims.of_share("", shares[0], n, reference).verdict != NOT_DECIDED
 
     return Case(needed, is_decided)
@@ -156,7 +159,7 @@ def clustered_accuracy(share, chance, sizes, alike):
     def needed():
         random = np.random.default_rng(0)
         (right,), index = draw_clusters(random, [share], PILOT, sizes, alike)
-        limits = exact_interval(share, metrics.effective_rows(right, index))
+        limits = metrics.exact_interval(share, metrics.effective_rows(right, index))
         return rows_needed(share, limits, chance, len(index), kind=SHARE)
 
     def is_decided(random, n):
@@ -273,7 +276,7 @@ def exact_power(share, chance, n):
 )
 def test_the_power_around_the_rows_of_a_share_is_80_percent(share, chance):
     """The power jumps with the whole number of right rows, so that other n have more or less."""
-    n = rows_needed(share, exact_interval(share, 500), chance, 500, kind=SHARE)
+    n = rows_needed(share, metrics.exact_interval(share, 500), chance, 500, kind=SHARE)
     assert 0.72 <= exact_power(share, chance, math.ceil(n)) <= 0.88
     around = np.arange(math.floor(0.9 * n), math.ceil(1.1 * n) + 1)
     assert exact_power(share, chance, around).mean() == pytest.approx(0.8, abs=0.03)
@@ -283,7 +286,8 @@ def test_the_power_around_the_rows_of_a_share_is_80_percent(share, chance):
 def test_a_small_pilot_needs_as_many_rows_as_a_large_one(n):
     """If its share is the same, since its interval tells what its variance is."""
     share = [
-        rows_needed(0.55, exact_interval(0.55, rows), 0.5, rows, kind=SHARE) for rows in (n, PILOT)
+        rows_needed(0.55, metrics.exact_interval(0.55, rows), 0.5, rows, kind=SHARE)
+        for rows in (n, PILOT)
     ]
     assert share[0] == pytest.approx(share[1], rel=1e-6)
     labels = np.arange(n) % 2
@@ -319,8 +323,8 @@ def test_the_rows_of_a_paired_difference_are_those_that_would_just_show_it(disco
 
 def test_dependent_rows_count_as_their_effective_number():
     """Of ten rows that are alike, the interval is that of one."""
-    single = rows_needed(0.6, exact_interval(0.6, 50), 0.5, 50, kind=SHARE)
-    assert rows_needed(0.6, exact_interval(0.6, 50), 0.5, 500, kind=SHARE) == pytest.approx(
+    single = rows_needed(0.6, metrics.exact_interval(0.6, 50), 0.5, 50, kind=SHARE)
+    assert rows_needed(0.6, metrics.exact_interval(0.6, 50), 0.5, 500, kind=SHARE) == pytest.approx(
         10 * single
     )
     limits = dependence.difference_interval(30, 20, 100)

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from clipkit.analysis.layout import DEFAULT, Layout
 from clipkit.analysis.question import Analysis
-from clipkit.analysis.results import Row, chances_of_runs, columns_of, newest_entry
+from clipkit.analysis.results import (
+    RECALLS,
+    Row,
+    chances_of_runs,
+    columns_of,
+    newest_entry,
+    recalls_of_runs,
+)
 from clipkit.base import tables
 from clipkit.base.cells import Headings
 from clipkit.base.errors import ClipkitError, unknown
@@ -17,8 +24,10 @@ from clipkit.features.arguments import Features, as_file, checked
 from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile, known_columns
 from clipkit.statistics.claims import STEPS, with_steps
+from clipkit.statistics.main_number import MAJORITY, RECALL_CHANCE
 
 Rows = Sequence[Mapping[str, Any]]
+OF_UNEQUAL = {RECALL_CHANCE, MAJORITY}  # columns that the runs of equal classes have if chosen
 
 
 def rows_for_people(result: FeatureFile, rows: Rows | None = None) -> Rows:
@@ -60,16 +69,28 @@ def headings(result: FeatureFile) -> Headings:
     return headings
 
 
-def rows_with_chance(result: FeatureFile) -> list[Row]:
-    """Return the runs with what their permuted predictions give, if known, beside an accuracy."""
+def rows_with_chance(result: FeatureFile, chosen: Collection[str] = ()) -> list[Row]:
+    """Return the runs with what their permuted predictions give, if known, beside an accuracy.
+
+    Of unequal classes, the mean recall comes before the accuracy, with its interval and its chance,
+    and the share of the most frequent class behind it. Of equal classes, only `chosen` ones do.
+    """
     rows, names = result.rows(), list(result.runs)
     chances = chances_of_runs(result)
     if "acc1" not in names or all(map(math.isnan, chances)):
         return rows
-    names.insert(names.index("acc1") + 1, "chance")
-    for row, of_run in zip(rows, chances, strict=True):
+    recalls = recalls_of_runs(result, of_equal=not OF_UNEQUAL.isdisjoint(chosen))
+    before: list[str] = []
+    behind = ["chance"]
+    if any(recalls):
+        before, behind = [*RECALLS], ["chance", MAJORITY]
+        names = [name for name in names if name not in before]
+    place = names.index("acc1")
+    names[place : place + 1] = [*before, "acc1", *behind]
+    for row, of_run, numbers in zip(rows, chances, recalls, strict=True):
         row["chance"] = of_run
-    return [{name: row[name] for name in names} for row in rows]
+        row.update(numbers)
+    return [{name: row.get(name, math.nan) for name in names} for row in rows]
 
 
 def findings(result: FeatureFile, steps: Mapping[str, str] = STEPS) -> list[str]:

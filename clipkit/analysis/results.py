@@ -29,7 +29,8 @@ from clipkit.features.provenance import provenance
 from clipkit.features.validation import MAX_COUNTED
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
-from clipkit.statistics import metrics
+from clipkit.statistics import main_number, metrics
+from clipkit.statistics.main_number import RECALL_CHANCE, RECALL_COLUMN
 
 Row = dict[str, Any]
 Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says
@@ -37,6 +38,7 @@ Caveat = dict[str, Any]  # an object of a history that limits what an accuracy s
 MAX_RUNS = 10_000  # of a result that is drawn or reported
 MAX_ROWS = 1 << 20  # of runs and classes
 RUN_SETTINGS = {*SETTINGS, "fit_split", "eval_split", "split"}  # columns that distinguish runs
+RECALLS = (RECALL_COLUMN, f"{RECALL_COLUMN}_low", f"{RECALL_COLUMN}_high", RECALL_CHANCE)
 FEW_ROWS = 5  # of a value
 FEW_SCORED = f"a value has fewer than {FEW_ROWS} scored images, which say little"
 FEW = 0.01  # of a split's images may have a caveat, and its accuracy is still tested
@@ -432,6 +434,26 @@ def chances_of_runs(result: FeatureFile) -> list[float]:
         for run, predicted in zip(result.numbers_on(name), split.predicted, strict=False):
             chances[run] = chance(split.labels, predicted)
     return chances
+
+
+def recalls_of_runs(result: FeatureFile, *, of_equal: bool = False) -> list[Row]:
+    """Return the numbers by which unequal classes are judged, for each run; nothing of equal ones.
+
+    These are `mean_per_class_recall` with its interval, `recall_chance` (1 / K) and `majority`; see
+    `main_number`. `of_equal` also returns them for equal classes.
+    """
+    found: list[Row] = [{} for _ in range(result.run_count)]
+    for name, split in result.splits.items():
+        labels = split.labels
+        if labels is None or split.predicted is None or not len(labels):
+            continue
+        if not (of_equal or main_number.is_unequal(labels)):
+            continue
+        for run, predicted in zip(result.numbers_on(name), split.predicted, strict=False):
+            recall = main_number.mean_recall(labels, predicted == labels, split.cluster)
+            numbers = dict(zip(RECALLS, recall, strict=True))
+            found[run] = numbers | {main_number.MAJORITY: majority(labels)}
+    return found
 
 
 def class_count(file: FeatureFile, largest: int) -> int:

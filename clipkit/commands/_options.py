@@ -445,7 +445,7 @@ def report_rows(
         return rows_for_people(result, rows)
     is_of_runs = rows is None
     if rows is None:
-        rows = rows_with_chance(result)
+        rows = rows_with_chance(result, view.chosen_columns)
     if view.columns is None:
         return rows if view.format != "json" else verdicts.with_claims(rows, result)
     if is_of_runs and not set(verdicts.COLUMNS).isdisjoint(view.columns):

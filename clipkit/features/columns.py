@@ -301,10 +301,14 @@ MEAN_PER_CLASS_RECALL = Column(
     LABELS,
     title="mean recall",
     better=HIGHER,
+    has_interval=True,
+    reference="recall_chance",
     is_checked=True,
     on_leaderboards=True,
 )
+RECALL_CHANCE = Column("recall_chance", SHARE, LABELS, title="recall by chance")
 CHANCE = Column("chance", SHARE, LABELS)
+MAJORITY = Column("majority", SHARE, LABELS, title="most frequent class alone")
 COVERAGE = Column(
     "coverage",
     SHARE,

@@ -21,12 +21,13 @@ from numpy.typing import ArrayLike
 
 from clipkit.base.errors import listed
 from clipkit.base.matrices import Floats, Int64
-from clipkit.statistics import metrics
+from clipkit.statistics import main_number, metrics
 from clipkit.statistics.dependence import p_of
 from clipkit.statistics.power import FARTHEST, INTERVAL, PAIRED, SHARE, rows_needed
 from clipkit.statistics.shared_errors import MOST_P, SharedError
 
 POINTS = "points"  # of a hundred, as a unit
+MEAN = "% on average"  # of shares, as a unit
 ABOVE, BELOW, NOT_DECIDED = "above", "below", "not decided"
 MISCALIBRATED = "miscalibrated"
 CHANCE, CONTROL = "chance", "the untrained control"
@@ -80,8 +81,9 @@ class Claim:
     against : Reference
     n : int
         Rows that the number rests on.
-    unit : {"%", "points", ""}
-        The value of a % is a fraction (0..1), and so is a difference of two, in points.
+    unit : {"%", "% on average", "points", ""}
+        The value of a % is a fraction (0..1), and so is a difference of two, in points. An average
+        is over classes, and no share of the rows.
     run : int
         The run of the result that it is about; -1 for the whole result.
     verdict : str
@@ -256,33 +258,16 @@ def decide(low: float, high: float, bottom: float, top: float) -> str:
     return NOT_DECIDED
 
 
-def exact_interval(share: float, n: float, level: float = LEVEL) -> tuple[float, float]:
-    """Return the exact interval of a share of `n` rows (Clopper and Pearson 1934).
-
-    Each end is wrong in at most half of `level`, also for few rows and for shares near 0, where
-    Wilson's interval is not. `n` may be a number of effective rows.
-
-    >>> [round(end, 4) for end in exact_interval(0.03, 100)]
-    [0.0062, 0.0852]
-    """
-    from scipy.special import betaincinv as quantile
-
-    hits = share * n
-    low = quantile(hits, n - hits + 1, level / 2) if hits > 0 else 0.0
-    high = quantile(hits + 1, n - hits, 1 - level / 2) if hits < n else 1.0
-    return float(low), float(high)
-
-
 def of_share(
     subject: str, share: float, n: float, against: Reference, level: float = LEVEL
 ) -> Claim:
     """Hold a share of `n` rows against a known one."""
-    return Claim(subject, share, *exact_interval(share, n, level), against, round(n))
+    return Claim(subject, share, *metrics.exact_interval(share, n, level), against, round(n))
 
 
 def _format(value: float, unit: str, decimals: int) -> str:
-    if unit in ("%", POINTS):
-        return f"{100 * value:.{decimals}f} {unit}"
+    if unit in ("%", MEAN, POINTS):
+        return f"{100 * value:.{decimals}f} {unit.partition(' ')[0]}"
     return f"{value:.{decimals + 1}f}"
 
 
@@ -469,7 +454,7 @@ def lowest_class(
     against = Reference("all other classes", share_of_others)
     own, n, n_others = float(shares[place]), independent * rows[place], independent * others
     against = replace(against, paired=_share_difference(own, n, share_of_others, n_others, known))
-    limits = exact_interval(own, n, LEVEL / known)
+    limits = metrics.exact_interval(own, n, LEVEL / known)
     return places, Claim("", own, *limits, against, round(rows[place]))
 
 
@@ -502,8 +487,8 @@ def _share_difference(
 
     Newcombe (1998), method 10, with exact limits in the place of Wilson's.
     """
-    low_a, high_a = exact_interval(a, n_a, LEVEL / comparisons)
-    low_b, high_b = exact_interval(b, n_b, LEVEL / comparisons)
+    low_a, high_a = metrics.exact_interval(a, n_a, LEVEL / comparisons)
+    low_b, high_b = metrics.exact_interval(b, n_b, LEVEL / comparisons)
     return (
         a - b - math.hypot(a - low_a, high_b - b),
         a - b + math.hypot(high_a - a, b - low_b),
@@ -513,7 +498,7 @@ def _share_difference(
 # ---- Accuracies ----------------------------------------------------------------------------------
 
 
-def accuracy_claims(
+def accuracy_claims(  # noqa: PLR0913 - of two numbers of the same rows
     subject: str,
     right: ArrayLike,
     chance: float,
@@ -521,6 +506,7 @@ def accuracy_claims(
     control: str,
     tried: int = 1,
     clusters: Int64 | None = None,
+    labels: Int64 | None = None,
 ) -> list[Claim]:
     """Hold an accuracy against chance and, if there is one, against a control on the same rows.
 
@@ -536,13 +522,22 @@ def accuracy_claims(
         Of how many runs the accuracy is the highest (Bonferroni).
     clusters : array (N,) of int, optional
         Rows of one cluster depend on each other; see `metrics.effective_rows`.
+    labels : array (N,) of int, optional
+        If the classes are unequal, their mean recall is held against 1 / K; see `main_number`.
     """
     hits = np.asarray(right)
-    share, n = float(hits.mean()), metrics.effective_rows(hits, clusters)
-    against_chance = of_share(subject, share, n, Reference(CHANCE, chance), LEVEL / tried)
+    if labels is not None and main_number.is_unequal(labels):
+        recall = main_number.mean_recall(labels, hits, clusters, LEVEL / tried)
+        against_chance = Claim(
+            subject, *recall[:3], Reference(CHANCE, recall.chance), len(hits), MEAN
+        )
+    else:
+        share, n = float(hits.mean()), metrics.effective_rows(hits, clusters)
+        against_chance = of_share(subject, share, n, Reference(CHANCE, chance), LEVEL / tried)
     claims = [replace(against_chance, n=len(hits))]
     if paired is not None:
-        against = Reference(control, paired["acc_b"], paired=paired_limits(paired, tried))
+        value = main_of(paired)["b"]
+        against = Reference(control, value, paired=paired_limits(paired, tried))
         claims.append(claims[0].held_against(against))
     return claims
 
@@ -581,6 +576,15 @@ def paired_limits(row: Mapping[str, Any], tried: int = 1) -> tuple[float, float]
     return low, high
 
 
+def main_of(row: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of `a` and `b` in a row of `compare` that its `difference` is of.
+
+    Of unequal classes, these are the mean recalls.
+    """
+    name = "acc" if math.isnan(_number(row, "recall_a")) else "recall"
+    return {side: _number(row, f"{name}_{side}") for side in "ab"}
+
+
 def verdict_of_b(row: Mapping[str, Any]) -> str:
     """Tell whether b is ABOVE or BELOW a, by a row of `comparison.compare`."""
     low, high = paired_limits(row)
@@ -615,7 +619,10 @@ def leaderboard_sentence(rows: Sequence[Mapping[str, Any]]) -> str:
             if verdict == NOT_DECIDED:
                 found = [_against_first(row, rows[0]) for row in rows if row["result"] in names]
                 parts[-1] += _bracketed(would_decide(found))
-    return f"On the same {_count(int(rows[0]['rows']), 'row')}: {'; '.join(parts)}"
+    on_rows = f"On the same {_count(int(rows[0]['rows']), 'row')}"
+    if main_number.RECALL_CHANCE in rows[0]:
+        on_rows += f", by {main_number.MEAN_RECALL}"
+    return f"{on_rows}: {'; '.join(parts)}"
 
 
 def _against_first(row: Mapping[str, Any], first: Mapping[str, Any]) -> Claim:
@@ -623,15 +630,20 @@ def _against_first(row: Mapping[str, Any], first: Mapping[str, Any]) -> Claim:
     low, high = (_number(row, f"to_first_{end}") for end in ("low", "high"))
     pair = {"a": row["result"], "acc_a": _number(row, "acc1"), "low": low, "high": high}
     pair |= {"b": first["result"], "acc_b": _number(first, "acc1"), "p": _number(row, "p_holm")}
+    if main_number.RECALL_CHANCE in row:
+        recalls = [_number(one, main_number.RECALL_COLUMN) for one in (row, first)]
+        pair |= dict(zip(("recall_a", "recall_b"), recalls, strict=True))
     return difference_claim({**row, **pair}, -1)
 
 
 def difference_claim(row: Mapping[str, Any], run: int) -> Claim:
     """Hold a against b, by a row of `comparison.compare`."""
-    n = int(row["rows"])
-    against = Reference(row["b"], row["acc_b"], paired=paired_limits(row))
-    low, high = exact_interval(row["acc_a"], n)
-    return Claim(row["a"], row["acc_a"], low, high, against, n, "%", run)
+    n, values = int(row["rows"]), main_of(row)
+    against = Reference(row["b"], values["b"], paired=paired_limits(row))
+    if not math.isnan(_number(row, "recall_a")):
+        return Claim(row["a"], values["a"], math.nan, math.nan, against, n, MEAN, run)
+    limits = metrics.exact_interval(values["a"], n)
+    return Claim(row["a"], values["a"], *limits, against, n, "%", run)
 
 
 def difference_sentence(row: Mapping[str, Any]) -> str:
@@ -645,6 +657,8 @@ def difference_sentence(row: Mapping[str, Any]) -> str:
     low, high = 100 * row["low"], 100 * row["high"]
     points = f"{100 * row['difference']:.1f} points ({low:.1f} to {high:.1f})"
     on_rows = f"on {_count(int(row['rows']), 'row')}"
+    if not math.isnan(_number(row, "recall_a")):
+        on_rows = f"of {main_number.MEAN_RECALL} {on_rows}"
     if verdict == NOT_DECIDED:
         step = _bracketed(would_decide([difference_claim(row, -1)]))
         return f"{row['a']} and {row['b']}: {NOT_DECIDED}, {points} {on_rows}{step}"
@@ -722,7 +736,7 @@ def largest_error_sentence(count: int, second: int, total: int, names: tuple[str
     Of the rows of the two most frequent errors, more than half must be of the first, by an exact
     interval. `names` are the true and the predicted class of the first.
     """
-    low, _ = exact_interval(count / max(count + second, 1), count + second)
+    low, _ = metrics.exact_interval(count / max(count + second, 1), count + second)
     if low <= 0.5:
         return ""
     return f"{count:,} of {total:,} images of {names[0]} are predicted as {names[1]}"
@@ -807,8 +821,8 @@ def _control_of(row: Mapping[str, Any], name: str, count: str) -> list[Reference
         ends = (difference, difference) if p <= LEVEL else (-1.0, 1.0)
         return [Reference(CONTROL, value, paired=ends)]
     lowest, highest = (_number(row, f"{name}_control_{end}") for end in ("low", "high"))
-    low, _ = exact_interval(value if math.isnan(lowest) else lowest, row[count])
-    _, high = exact_interval(value if math.isnan(highest) else highest, row[count])
+    low, _ = metrics.exact_interval(value if math.isnan(lowest) else lowest, row[count])
+    _, high = metrics.exact_interval(value if math.isnan(highest) else highest, row[count])
     return [Reference(CONTROL, value, low, high)]
 
 
@@ -817,7 +831,7 @@ def _of_row(
 ) -> Claim:
     """Hold a share of a row against another one, by the wider of its own and the exact interval."""
     value, n = row[name], int(row[count])
-    low, high = exact_interval(value, n)
+    low, high = metrics.exact_interval(value, n)
     low, high = min(low, row[f"{name}_low"]), max(high, row[f"{name}_high"])
     return Claim(subject, value, low, high, against, n, "%", run)
 

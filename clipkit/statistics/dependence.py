@@ -194,7 +194,13 @@ def _sums(rows: Int64, clusters: Int64 | None) -> tuple[Int64, Int64]:
     return index, np.bincount(index, rows).astype(np.int64)
 
 
-def flip_interval(sums: Int64, sizes: Int64, *, is_different: bool) -> tuple[float, float]:
+def flip_interval(
+    sums: Floats | Int64,
+    sizes: Floats | Int64,
+    times: Int64 | None = None,
+    *,
+    is_different: bool,
+) -> tuple[float, float]:
     """Return the means that no choice of signs rejects at 5 %, for G clusters: a 95 % interval.
 
     `sums` (G,) are of the differences in clusters of `sizes` (G,). A mean m is rejected if few
@@ -202,16 +208,17 @@ def flip_interval(sums: Int64, sizes: Int64, *, is_different: bool) -> tuple[flo
     if m lies between the mean of the clusters that it flips and the mean of the others (Hartigan
     1969, doi:10.1080/01621459.1969.10501057), so p falls with the distance from the observed mean.
     All choices are tried for few clusters, else FLIPS. Whether 0 is rejected, `is_different`, is
-    known without draws.
+    known without draws. Clusters that are alike may be given once, with their number in `times`.
     """
-    G = len(sums)
-    total, n = float(sums.sum()), float(sizes.sum())
+    times = np.ones(len(sums), np.int64) if times is None else times
+    total, n = float(times @ sums), float(times @ sizes)
     lower, upper = [], []
-    for flips in _flips(G):
+    for flips in _flips(len(sums), times):
         of_sums, of_sizes = flips @ sums, flips @ sizes
         with np.errstate(divide="ignore", invalid="ignore"):
             ends = np.stack([of_sums / of_sizes, (total - of_sums) / (n - of_sizes)])
-        is_none = (of_sizes == 0) | (of_sizes == n)  # all signs or none: any mean is as far
+        # all signs or none: any mean is as far
+        is_none = (of_sizes == 0) | (of_sizes >= n * (1 - ROUNDING / len(sums)))
         lower.append(np.where(is_none, -np.inf, ends.min(axis=0)))
         upper.append(np.where(is_none, np.inf, ends.max(axis=0)))
     low, high = np.sort(np.concatenate(lower)), -np.sort(-np.concatenate(upper))
@@ -225,13 +232,31 @@ def flip_interval(sums: Int64, sizes: Int64, *, is_different: bool) -> tuple[flo
     return float(max(-1.0, limits[0])), float(min(1.0, limits[1]))
 
 
-def _flips(G: int) -> list[NDArray[np.float64]]:
+def p_of_flips(sums: Floats, times: Int64 | None = None) -> float:
+    """Return the share of choices of the signs of sums whose total is as far from 0.
+
+    `sums` (G,) are any numbers, each there so many `times` (G,), by default once. All choices are
+    tried for few clusters, else FLIPS. Of whole numbers, `paired_test_log10` is exact.
+
+    >>> p_of_flips(np.array([3.5, 2.0, 1.0]))
+    0.25
+    """
+    total = float(sums.sum() if times is None else times @ sums)
+    least = abs(total) * (1 - ROUNDING)
+    as_far = [np.abs(total - 2 * flips @ sums) >= least for flips in _flips(len(sums), times)]
+    return float(np.concatenate(as_far).mean())
+
+
+def _flips(G: int, times: Int64 | None = None) -> list[NDArray[np.float64]]:
     """Return which of G clusters change their sign, in blocks (B, G): all choices, or FLIPS.
 
     The opposite choice is the same, so that the first cluster keeps its sign where all are tried.
-    The choice of none is among them.
+    The choice of none is among them. Of a cluster that is there several `times` (G,), it is how
+    many of them do.
     """
-    if G <= ALL_FLIPS:
+    if times is not None and (times == 1).all():
+        times = None
+    if G <= ALL_FLIPS and times is None:
         numbers = np.arange(1 << (G - 1))
         return [(numbers[:, None] >> np.arange(G)[::-1] & 1).astype(np.float64)]
     random = np.random.default_rng(SEED)
@@ -239,7 +264,11 @@ def _flips(G: int) -> list[NDArray[np.float64]]:
     blocks = [np.zeros((1, G))]
     for start in range(0, FLIPS, step):
         size = (min(step, FLIPS - start), G)
-        blocks.append(random.integers(0, 2, size, np.int8).astype(np.float64))
+        if times is None:
+            drawn = random.integers(0, 2, size, np.int8)
+        else:
+            drawn = random.binomial(times, 0.5, size)
+        blocks.append(drawn.astype(np.float64))
     return blocks
 
 

@@ -52,8 +52,8 @@ def rows_needed(
         The 95 % interval of `against`; None or NaN for a known number.
     kind : {"interval", "share", "paired"}
         Half widths of an `interval` fall with the root of the number of rows. A `share` and its
-        reference have exact intervals, as those of `claims.exact_interval`. For few rows, or near 0
-        and 1, these are far from normal. As many effective rows as give the measured interval are
+        reference have exact intervals, as those of `metrics.exact_interval`. For few rows, or near
+        0 and 1, these are far from normal. As many effective rows as give the measured interval are
         taken to be in `n` rows. `paired` is a difference of two shares on the same rows, held
         against 0; see `paired_power`.
     classes : int

@@ -26,11 +26,10 @@ from clipkit.base.matrices import BlockMatrix, Floats, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import join_named
 from clipkit.features.model import FeatureFile
-from clipkit.statistics import links, metrics
+from clipkit.statistics import links, main_number, metrics
 from clipkit.statistics.links import Link
 
 BINS = 15
-UNEVEN = 1.5  # a note says if the most frequent class has more than this times 1 / C
 SEED = 42
 SEARCHED = (1e-6, 1e6)  # temperatures, as multiples of the largest difference between scores
 PRECISION = 1e-5  # of the last step of a search, relative; a step squares the one before it
@@ -441,9 +440,9 @@ def draw_labels(logits: FeatureFile, temperature: float, random: Any) -> Feature
 
 
 def _note_uneven_classes(scores: ClassScores) -> None:
-    """Note what `information` is compared with if one class is far above its even share."""
+    """Note what `information` is compared with if classes are unequal."""
     C, share = scores.matrix.shape[1], majority(scores.labels)
-    if share * C > UNEVEN:
+    if main_number.unless_equal(scores.labels) is not None:
         what = f"{100 * share:.0f} % of the images have one of {C} classes"
         console.note(f"{scores.name}: {what}: `information` compares with the labels' own entropy")
 

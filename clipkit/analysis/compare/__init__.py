@@ -33,11 +33,14 @@ from clipkit.features.columns import (
     GROUP,
     HIGHER,
     LABELS,
+    MAJORITY,
+    MEAN_PER_CLASS_RECALL,
     METRIC,
     NOTHING,
     NUMBER,
     P_VALUE,
     POINTS,
+    RECALL_CHANCE,
     ROW_COUNT,
     SHARE,
     TEXT,
@@ -182,9 +185,14 @@ COLUMNS = (
     ROW_COUNT,
     CLUSTERS,
     ACC1,
+    MEAN_PER_CLASS_RECALL,
+    RECALL_CHANCE,
     CHANCE,
+    MAJORITY,
     ACC_A,
     ACC_B,
+    Column("recall_a", SHARE, LABELS, title="mean recall a", better=HIGHER),
+    Column("recall_b", SHARE, LABELS, title="mean recall b", better=HIGHER),
     Column(
         "difference",
         POINTS,
@@ -262,10 +270,11 @@ def _arrange(rows: Sequence[Row], columns: Columns) -> list[Row]:
     arranged: list[Row] = []
     for row in rows:
         cells = {name: value for name, value in row.items() if name not in unshown}
-        for name in ("acc_a", "acc_b", "difference", "mde80"):
+        main = "acc_a" if math.isnan(number(row, "recall_a")) else "recall_a"
+        for name in ("recall_a", "recall_b", "acc_a", "acc_b", "difference", "mde80"):
             if name in cells:
                 column = replace(columns[name], decimals=decimals)
-                if name == "acc_a" and math.isnan(number(row, "difference")):
+                if name == main and math.isnan(number(row, "difference")):
                     column = replace(column, interval=("low", "high"))
                 cells[name] = make_cell(row, column, columns)
         for name in ("only_a", "only_b"):
@@ -293,8 +302,9 @@ def _names_of_group(row: Row, rows: Sequence[Row]) -> Row:
 
 LAYOUT = Layout(
     needed="acc_a",
-    columns="a b group rows clusters acc_a acc_b difference mde80 only_a only_b kappa p_holm p",
-    hidden="split both neither log10_p null null5",
+    columns="a b group rows clusters recall_a recall_b acc_a acc_b difference mde80 only_a only_b "
+    "kappa p_holm p",
+    hidden="split metric both neither log10_p null null5",
     arrange=_arrange,
 )
 

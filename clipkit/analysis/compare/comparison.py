@@ -22,6 +22,7 @@ from clipkit.analysis.compare.pairing import (
 )
 from clipkit.analysis.relabeling import groups_digest
 from clipkit.analysis.results import (
+    RECALLS,
     Caveat,
     Row,
     caveats,
@@ -30,9 +31,11 @@ from clipkit.analysis.results import (
     check_run,
     class_names,
     column,
+    holds_classes,
     is_retrieval,
     is_testable,
     labels_of,
+    majority,
     make_result,
     newest_entry,
     read_groups,
@@ -50,7 +53,7 @@ from clipkit.features.compatibility import SAME_IDS, SAME_IMAGES, origin, relate
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile, Split
 from clipkit.features.provenance import shots
-from clipkit.statistics import metrics
+from clipkit.statistics import main_number, metrics
 from clipkit.statistics.dependence import (
     LEAST,
     join,
@@ -83,6 +86,7 @@ class PairedResults:
     cluster_entry: dict[str, str]  # what a history records of them
     shots: list[int | None]  # see `provenance.shots`
     chances: list[float]  # see `results.chance`
+    unequal: Int64 | None = None  # the labels (N,) of classes of unequal size
 
     @property
     def split(self) -> str:
@@ -96,6 +100,18 @@ class PairedResults:
         if not is_testable(self.caveats[number]):
             return share, np.nan, np.nan
         return share, *metrics.wilson(share, metrics.effective_rows(right, self.clusters))
+
+    def recall(self, number: int) -> Row:
+        """Return `recalls` of a result of unequal classes; nothing of equal ones."""
+        if self.unequal is None:
+            return {}
+        right = self.right[number]
+        recall = main_number.mean_recall(self.unequal, right, self.clusters)
+        if not is_testable(self.caveats[number]):
+            recall = recall._replace(low=np.nan, high=np.nan)
+        return dict(zip(RECALLS, recall, strict=True)) | {
+            main_number.MAJORITY: majority(self.unequal)
+        }
 
 
 @checked
@@ -173,6 +189,9 @@ def pair(
         class_names=results[0].class_names,
         display_name=results[0].display_name,
     )
+    unequal = None
+    if holds_classes(results[0]):
+        unequal = main_number.unless_equal(first.splits[split].labels)
     named = []
     for result, name, order in zip(results, splits, orders, strict=True):
         of_result = result.splits[name].cluster
@@ -198,6 +217,7 @@ def pair(
         cluster_entry,
         list(map(shots, results)),
         chances,
+        unequal,
     )
 
 
@@ -339,8 +359,11 @@ def compare(
         `only_a`, `only_b` or `neither` gets right, `p` of McNemar's exact test (see
         `dependence.paired_test_log10`) and its `log10_p`, with several pairs `p_holm` (Holm's
         correction for all rows), and `kappa` (see `metrics.error_consistency`). For one result:
-        `acc_a` with Wilson's interval. The interval, `mde80`, `p`, `log10_p` and `kappa` are empty
-        if one of the two results is not `results.is_testable`.
+        `acc_a` with Wilson's interval. Of unequal classes (see `main_number`), `metric` is
+        `mean_per_class_recall`: the interval, and the difference with its test, are of the mean
+        recalls `recall_a` and `recall_b`; see `main_number.paired_recall_test`. The interval,
+        `mde80`, `p`, `log10_p` and `kappa` are empty if one of the two results is not
+        `results.is_testable`.
 
         With groups, the rows of all images have the `scope` `all`. There follows a row per pair and
         `group`, with the scope `group`. For each result, a row of scope `worst` follows, with its
@@ -439,10 +462,16 @@ def _pair_rows(paired: PairedResults, **group: str) -> list[Row]:
     if len(paired.right) == 1:
         accuracy, low, high = paired.accuracy(0)
         counts = count_rows(len(first), clusters)
-        return [head | where | counts | {"acc_a": accuracy, "low": low, "high": high}]
+        row = head | where | counts | {"acc_a": accuracy, "low": low, "high": high}
+        if paired.unequal is not None:
+            recall = paired.recall(0)
+            value, low, high = (recall[name] for name in RECALLS[:3])
+            row |= {"metric": RECALLS[0], "recall_a": value, "low": low, "high": high}
+        return [row]
     rows = []
     for number, second in enumerate(paired.right[1:], 1):
-        row = head | {"b": paired.names[number]} | where | compare_right(first, second, clusters)
+        row = head | {"b": paired.names[number]} | where
+        row |= compare_right(first, second, clusters, paired.unequal)
         if not is_testable(paired.caveats[0] + paired.caveats[number]):
             row |= dict.fromkeys(("low", "high", "mde80", "p", "log10_p", "kappa"), np.nan)
         rows.append(row)
@@ -454,19 +483,36 @@ def count_rows(n: int, clusters: Int64 | None) -> Row:
     return {"rows": n} if clusters is None else {"rows": n, "clusters": len(np.unique(clusters))}
 
 
-def compare_right(first: Bools, second: Bools, clusters: Int64 | None = None) -> Row:
-    """Compare which of N images, in clusters (N,), two results get right; see `compare`."""
+def compare_right(
+    first: Bools, second: Bools, clusters: Int64 | None = None, unequal: Int64 | None = None
+) -> Row:
+    """Compare which of N images, in clusters (N,), two results get right; see `compare`.
+
+    With labels (N,) of unequal classes, it compares their mean recalls.
+    """
     n = len(first)
-    test = paired_test(first.astype(np.int64) - second, clusters)
+    recalls: Row = {}
+    if unequal is None:
+        test = paired_test(first.astype(np.int64) - second, clusters)
+    else:
+        test = main_number.paired_recall_test(unequal, first, second, clusters)
+        recalls["metric"] = main_number.RECALL_COLUMN
+        for name, right in (("recall_a", first), ("recall_b", second)):
+            predicted = np.where(right, unequal, -1)
+            recalls[name] = metrics.mean_per_class_recall(unequal, predicted)
     both = int((first & second).sum())
     only_a = int((first & ~second).sum())
     only_b = int((second & ~first).sum())
     neither = n - both - only_a - only_b
+    difference = (only_a - only_b) / n
+    if recalls:
+        difference = recalls["recall_a"] - recalls["recall_b"]
     return {
         **count_rows(n, clusters),
+        **recalls,
         "acc_a": (both + only_a) / n,
         "acc_b": (both + only_b) / n,
-        "difference": (only_a - only_b) / n,
+        "difference": difference,
         "low": test.low,
         "high": test.high,
         "mde80": test.mde80,
@@ -494,6 +540,8 @@ def _group_rows(paired: PairedResults, attribute: Attribute) -> list[Row]:
         members = replace(paired, right=paired.right[:, codes == group])
         if paired.clusters is not None:
             members = replace(members, clusters=paired.clusters[codes == group])
+        if paired.unequal is not None:
+            members = replace(members, unequal=paired.unequal[codes == group])
         rows += _pair_rows(members, scope=GROUP, group=attribute.values[group])
     return rows
 
@@ -504,7 +552,7 @@ def _add_worst(
     """Return the rows of the groups, followed by the row of each result's worst group."""
     nulls = {"null": np.nan, "null5": np.nan}
     nothing: Row = dict.fromkeys([*rows[0], *nulls], np.nan)
-    for name in {"a", "b"} & rows[0].keys():
+    for name in {"a", "b", "metric"} & rows[0].keys():
         nothing[name] = ""
     rows = [row | nulls for row in rows]
     codes = attribute.codes[paired.split]

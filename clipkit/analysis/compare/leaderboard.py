@@ -15,7 +15,7 @@ from clipkit.analysis.results import Row, holds_classes, make_result, newest_ent
 from clipkit.base.errors import UsageError
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.model import FeatureFile
-from clipkit.statistics import claims
+from clipkit.statistics import claims, main_number
 
 
 @checked
@@ -38,7 +38,8 @@ def leaderboard(
         `prompts` and `shots`, as its history names them; the `settings` of its run; `split`,
         `rows` and, of rows that depend on each other, `clusters`; `chance`, what its
         permuted predictions give, if there are classes; `acc1` with Wilson's interval, by
-        `metrics.effective_rows`; `to_first`, its accuracy minus that of the first, with the
+        `metrics.effective_rows`; of unequal classes the columns of `results.recalls_of_runs`;
+        `to_first`, its accuracy minus that of the first, with the
         interval of `compared`; `p_holm` of the difference; and a `verdict` (see
         `claims.verdict_of_b`). What does not apply is NaN or "".
     """
@@ -84,7 +85,10 @@ def leaderboard(
             "split": split,
             **count_rows(len(paired.right[number]), paired.clusters),
         }
-        row |= {"chance": by_chance, "acc1": share, "acc1_low": low, "acc1_high": high}
+        recall = paired.recall(number)
+        alone = {name: recall.pop(name) for name in [main_number.MAJORITY] if name in recall}
+        row |= {**recall, "chance": by_chance, "acc1": share, "acc1_low": low, "acc1_high": high}
+        row |= alone
         rows.append(row | difference)
     history = compared.extended_history("leaderboard", inputs={"compared": compared.digest})
     return make_result(history, rows)
