@@ -222,6 +222,36 @@ def test_tables_claims_and_comparisons_of_unequal_classes_are_of_the_mean_recall
     assert float(dict(zip(header, first, strict=True))["recall_chance"]) == pytest.approx(1 / 3)
 
 
+def test_a_page_and_pictures_of_unequal_classes_are_of_the_mean_recall(tmp_path):
+    names = []
+    for number, noise in enumerate((0.3, 1.0)):
+        write_images(tmp_path / f"{number}.h5", number, noise)
+        names.append(tmp_path / f"p{number}.h5")
+        ok("probe", tmp_path / f"{number}.h5", "-o", names[-1])
+    shots = tmp_path / "shots.h5"
+    ok("probe", tmp_path / "0.h5", "--shots", "1,4", "-o", shots)
+    ok("compare", *names, "-o", tmp_path / "both.h5")
+    ok("report", *names, shots, tmp_path / "both.h5", "-o", tmp_path / "page.md")
+    page = " ".join((tmp_path / "page.md").read_text().split())
+    recall = scored_recall(names[0])
+    assert f"**{100 * recall:.2f} %** is the mean recall of 300 images of 3 classes" in page
+    assert "above chance (33.33 %)" in page
+    assert "Differences of mean recall from p0.h5" in page
+    assert "McNemar" not in page
+    for picture, path, words in (
+        ("shots", shots, "mean recall (%)"),
+        ("compare", tmp_path / "both.h5", "mean recall (%)"),
+        ("confusion", names[0], f"mean recall {100 * recall:.2f} %"),
+    ):
+        ok("plot", picture, path, "-o", tmp_path / "a.svg", "--force")
+        assert words in (tmp_path / "a.svg").read_text()
+
+
+def scored_recall(path):
+    split = features.read(path).splits["test"]
+    return metrics.mean_per_class_recall(split.labels, split.predicted[0])
+
+
 def test_equal_classes_have_the_columns_that_they_had_unless_others_are_named(tmp_path):
     write_images(tmp_path / "a.h5", 0, 0.5, shares=(1 / 3, 1 / 3, 1 / 3))
     (row,) = json.loads(ok("probe", tmp_path / "a.h5", "--format", "json").stdout)

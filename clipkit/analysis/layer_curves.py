@@ -24,7 +24,6 @@ from clipkit.features.history import MAX_LAYERS, History
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
-from clipkit.statistics import metrics
 
 Facts = dict[str, str]
 
@@ -127,7 +126,7 @@ def layer_curves(
     Results of `probe` have one run on the split, by default `test` or else the first one. Results
     of `attributes` have only the split that was scored. Results of untrained controls belong to
     the curves of their models. Intervals are Wilson's 95 % ones; for the mean of several controls,
-    the range. Chance is the accuracy of the most frequent class.
+    the range. Of unequal classes, all are mean recalls; see `results.main_numbers`.
 
     Raises
     ------
@@ -141,6 +140,13 @@ def layer_curves(
     lines = _collect_lines(points)
     curves = [line.curve(label) for line, label in zip(lines, _labels(lines), strict=True)]
     return curves, _source(files, split, lines)
+
+
+def name_of_numbers(files: Sequence[FeatureFile], split: str | None = None) -> str:
+    """Return what the numbers of results of `probe` are: accuracies or mean recalls, or both."""
+    _, chosen = choose_split(files[0], split)
+    names = {results.main_numbers(file, chosen)[0] for file in files}
+    return " or ".join(sorted(names))
 
 
 def holds_attributes(result: FeatureFile) -> bool:
@@ -182,13 +188,12 @@ def _read_accuracy(result: FeatureFile, split: str) -> _Point:
     accuracy = float(rows[0]["acc1"])
     if not math.isfinite(accuracy):
         raise ClipkitError(f"{result.display_name}: expected an accuracy, got none")
-    scored = results.scored_runs(result, split)
+    _, (number,) = results.main_numbers(result, split)
     layer, depth = _layer_of(result)
     facts = _facts(result) | {"classifier": str(rows[0]["classifier"])} | _probe_facts(result)
-    measured = Measured(accuracy, *metrics.wilson(accuracy, len(scored.labels)))
+    measured = Measured(number.value, number.low, number.high)
     seed = result.history.model.get("untrained")
-    chance = results.chance(scored.labels, scored.predicted[0])
-    return _Point(result, facts, layer, depth, seed, measured, chance)
+    return _Point(result, facts, layer, depth, seed, measured, number.chance)
 
 
 def _read_recalls(result: FeatureFile, split: str) -> list[_Point]:

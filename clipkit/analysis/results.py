@@ -30,7 +30,7 @@ from clipkit.features.validation import MAX_COUNTED
 from clipkit.prompts import bundled
 from clipkit.prompts import texts as prompts
 from clipkit.statistics import main_number, metrics
-from clipkit.statistics.main_number import RECALL_CHANCE, RECALL_COLUMN
+from clipkit.statistics.main_number import RECALL_CHANCE, RECALL_COLUMN, MainNumber
 
 Row = dict[str, Any]
 Caveat = dict[str, Any]  # an object of a history that limits what an accuracy says
@@ -304,7 +304,8 @@ def predictions(
     check_run(scored, run)
     chosen = ""
     if run is None:
-        run = int((scored.predicted == scored.labels).mean(axis=1).argmax())  # of equals, the first
+        of_runs = main_number.values_of(scored.labels, scored.predicted == scored.labels)
+        run = int(of_runs.argmax())  # of equals, the first
         if len(scored.rows) > 1:
             chosen = f", the most accurate of {len(scored.rows):,} runs"
     predicted = scored.predicted[run]
@@ -454,6 +455,24 @@ def recalls_of_runs(result: FeatureFile, *, of_equal: bool = False) -> list[Row]
             numbers = dict(zip(RECALLS, recall, strict=True))
             found[run] = numbers | {main_number.MAJORITY: majority(labels)}
     return found
+
+
+def main_numbers(result: FeatureFile, split: str) -> tuple[str, list[MainNumber]]:
+    """Return the main number of each run on a split, and what it is called.
+
+    It is the accuracy with Wilson's interval and `chance` or, of unequal classes, the mean recall;
+    see `main_number`.
+    """
+    scored, clusters = scored_runs(result, split), result.splits[split].cluster
+    labels, numbers = scored.labels, []
+    if main_number.is_unequal(labels):
+        for predicted in scored.predicted:
+            numbers.append(main_number.mean_recall(labels, predicted == labels, clusters))
+        return main_number.MEAN_RECALL, numbers
+    for predicted in scored.predicted:
+        value, low, high = metrics.share("acc1", predicted == labels, clusters).values()
+        numbers.append(MainNumber(value, low, high, chance(labels, predicted)))
+    return main_number.ACCURACY, numbers
 
 
 def class_count(file: FeatureFile, largest: int) -> int:

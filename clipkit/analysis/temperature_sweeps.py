@@ -14,7 +14,7 @@ from clipkit.analysis import results
 from clipkit.base.errors import ClipkitError, unknown
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import is_untrained
-from clipkit.statistics import claims, metrics
+from clipkit.statistics import claims, main_number
 
 COLUMNS = {"classifier", "C", "temperature", "eval_split", "acc1", "mean_entropy"}
 
@@ -36,6 +36,8 @@ class Sweep:
         Fraction.
     is_control : bool
         Whether the model is untrained.
+    what : str
+        What the fractions are: accuracies, or mean recalls of unequal classes.
 
     Attributes
     ----------
@@ -57,10 +59,12 @@ class Sweep:
         *,
         chance: float = math.nan,
         is_control: bool = False,
+        what: str = main_number.ACCURACY,
     ) -> None:
         columns = np.array([tau, accuracy, entropy, low, high], np.float64)
         columns[[1, 3, 4]] *= 100
         self.label, self.chance, self.is_control = label, 100 * chance, is_control
+        self.what = what
         self.tau, self.percent, self.entropy, self.low, self.high = columns[:, np.argsort(tau)]
         self.best: int | None = None
         self.plateau = slice(0)
@@ -115,10 +119,13 @@ def temperature_sweeps(files: Sequence[FeatureFile], split: str | None = None) -
 def rows_of_sweeps(file: FeatureFile, split: str | None) -> list[results.Row]:
     """Return the runs on a split; by default on the splits with several runs, or all runs.
 
-    Each has its `results.chance` as `chance`.
+    Each has its number among the runs of its split as `place`.
     """
-    chances = results.chances_of_runs(file)
-    rows = [row | {"chance": chances[run]} for run, row in enumerate(file.rows())]
+    seen: Counter[str] = Counter()
+    rows = []
+    for row in file.rows():
+        rows.append(row | {"place": seen[row["eval_split"]]})
+        seen[row["eval_split"]] += 1
     if split is not None:
         of_split = [row for row in rows if row["eval_split"] == split]
         if not of_split:
@@ -141,13 +148,13 @@ def _check_sweep(file: FeatureFile) -> None:
 
 
 def _sweep(file: FeatureFile, label: str, rows: list[results.Row]) -> Sweep:
-    names = ("temperature", "acc1", "mean_entropy")
-    taus, accuracies, entropies = [results.column(rows, name) for name in names]
-    labels = results.scored_runs(file, rows[0]["eval_split"]).labels
-    low, high = np.transpose([metrics.wilson(accuracy, len(labels)) for accuracy in accuracies])
-    chance = max(row["chance"] for row in rows)  # the hardest to pass
-    facts: dict[str, Any] = {"chance": chance, "is_control": is_untrained(file)}
-    return Sweep(label, taus, accuracies, entropies, low, high, **facts)
+    taus, entropies = (results.column(rows, name) for name in ("temperature", "mean_entropy"))
+    what, of_split = results.main_numbers(file, rows[0]["eval_split"])
+    numbers = [of_split[row["place"]] for row in rows]
+    values, low, high, chances = np.transpose(numbers)
+    chance = float(chances.max())  # the hardest to pass
+    facts: dict[str, Any] = {"chance": chance, "is_control": is_untrained(file), "what": what}
+    return Sweep(label, taus, values, entropies, low, high, **facts)
 
 
 def common_prompt_count(files: Sequence[FeatureFile]) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +18,7 @@ from clipkit.plots import style
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import metrics
+from clipkit.statistics.main_number import ACCURACY, MEAN_RECALL
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -49,7 +50,9 @@ def draw_comparison(file: FeatureFile) -> Drawn:
     models, prompts = list(map(str, entry.list_of("models"))), entry.list_of("prompts")
     if len(models) == len(names) and len(set(models)) > 1:
         names = [f"{name} ({model})" for name, model in zip(names, models, strict=True)]
-    figure = compare(accuracy, difference, names, groups=groups, null5=null5, title=title)
+    what = MEAN_RECALL if "recall_a" in file.runs else ACCURACY
+    options: dict[str, Any] = {"groups": groups, "null5": null5, "what": what, "title": title}
+    figure = compare(accuracy, difference, names, **options)
     on_data = [results.join_names(models) or "no model", provenance(file).dataset]
     facts = [" on ".join(filter(None, on_data)), file.rows()[0]["split"], f"{images:,} images"]
     if any(prompts):
@@ -90,12 +93,13 @@ def read_comparison(file: FeatureFile) -> Comparison:
     results.check_finite(file, "rows", low=1)
     by_pair, worst = _rows_by_pair(file, names)
     firsts = by_pair[0]
-    accuracy = [_accuracies(firsts, "acc_a")]
+    main = "recall" if "recall_a" in file.runs else "acc"
+    accuracy = [_accuracies(firsts, f"{main}_a")]
     difference = np.empty((0, len(firsts), 3))
     label = names[0]
     if len(names) > 1:
         label += f" against {', '.join(names[1:])}"
-        accuracy += [_accuracies(of_pair, "acc_b") for of_pair in by_pair]
+        accuracy += [_accuracies(of_pair, f"{main}_b") for of_pair in by_pair]
         with_ends = itemgetter("difference", "low", "high")
         difference = np.array([list(map(with_ends, of_pair)) for of_pair in by_pair])
     groups: list[str] = []
@@ -103,7 +107,8 @@ def read_comparison(file: FeatureFile) -> Comparison:
     if worst:
         label += f", by {results.newest_entry(file).get('column', 'group')}"
         groups = results.column(firsts, "group")
-        null5 = np.array(results.column(worst, "null5"))
+        if main == "acc":  # it is of accuracies
+            null5 = np.array(results.column(worst, "null5"))
     images = int(sum(results.column(firsts, "rows")))
     return Comparison(names, groups, np.array(accuracy), difference, null5, label, images)
 
@@ -126,13 +131,16 @@ def _rows_by_pair(
 def _accuracies(rows: Sequence[results.Row], column: str) -> list[tuple[float, float, float]]:
     """Return the accuracies of rows with the ends of Wilson's 95 % interval.
 
-    The ends are NaN if rows depend on each other: their interval would need the clusters.
+    The ends are NaN if rows depend on each other: their interval would need the clusters. So they
+    are for a mean recall, unless it is of one result.
     """
     found = []
     for row in rows:
         low, high = metrics.wilson(row[column], int(row["rows"]))
-        if "clusters" in row:
+        if "clusters" in row or "recall_a" in row:
             low = high = np.nan
+        if "recall_a" in row and "b" not in row:
+            low, high = row["low"], row["high"]
         found.append((row[column], low, high))
     return found
 
@@ -145,6 +153,7 @@ def compare(
     *,
     groups: Sequence[str] = (),
     null5: ArrayLike | None = None,
+    what: str = ACCURACY,
     title: str | None = None,
 ) -> Figure:
     """Draw accuracies with intervals, and beside them the first one's lead over the others.
@@ -164,6 +173,8 @@ def compare(
         Without groups, G is 1.
     null5 : array (F,), optional
         Accuracy below which the worst group of each result lies in one of twenty permutations.
+    what : str
+        What the fractions are.
     """
     accuracy = 100 * np.asarray(accuracy, np.float64)
     difference = 100 * np.asarray(difference, np.float64)
@@ -181,7 +192,7 @@ def compare(
     _draw_points(axes[0], accuracy[:, order], 0, bool(groups))
     for i, mark in enumerate(marks):
         axes[0].axvline(mark, color=style.line_style(i)["color"], linestyle=":", linewidth=1.4)
-    axes[0].set_xlabel("accuracy (%)")
+    axes[0].set_xlabel(f"{what} (%)")
     if len(difference):
         _draw_points(axes[1], difference[:, order], 1, bool(groups))
         axes[1].axvline(0, color="black", linewidth=1)

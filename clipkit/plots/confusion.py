@@ -18,7 +18,7 @@ from clipkit.features.model import FeatureFile
 from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Groups, Picture, Run, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
-from clipkit.statistics import claims, metrics
+from clipkit.statistics import claims, main_number, metrics
 from clipkit.statistics.shared_errors import shared_error, words_of_names
 
 if TYPE_CHECKING:
@@ -137,6 +137,11 @@ def confusion(
     names = style.sanitize_names(class_names, 24)
     noun, accuracy = "class", f"{100 * np.trace(counts) / max(counts.sum(), 1):.2f} %"
     fact = f"accuracy {accuracy}"
+    sizes = counts.sum(axis=1).astype(np.int64)
+    if main_number.is_unequal(np.repeat(np.arange(len(sizes)), sizes)):
+        known = sizes > 0
+        recall = float((np.diagonal(counts)[known] / sizes[known]).mean())
+        fact = f"{main_number.MEAN_RECALL} {100 * recall:.2f} %, {fact}"
     if class_accuracy is not None:
         noun = "group"
         fact = f"accuracy by group {accuracy}, accuracy by class {100 * class_accuracy:.2f} %"

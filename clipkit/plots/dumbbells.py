@@ -92,6 +92,7 @@ def ways(
     control: Points,
     chance: Sequence[float],
     *,
+    what: str = "accuracy",
     title: str | None = None,
 ) -> Figure:
     """Draw the accuracy of each way of asking, beside chance and untrained controls.
@@ -102,9 +103,11 @@ def ways(
     accuracy, control : Points
         Fractions (A,); NaN without a control.
     chance : sequence of A float
+    what : str
+        What the fractions are.
     """
     series = {}
-    for label, points in (("accuracy", accuracy), ("untrained control", control)):
+    for label, points in ((what, accuracy), ("untrained control", control)):
         series[label] = Points(*100 * np.asarray(points, np.float64))
     reference = ("chance", 100 * np.asarray(chance, np.float64))
     looks = (marks.LOOKS[0]._replace(offset=0.0), marks.LOOKS[3]._replace(offset=0.0))
@@ -112,7 +115,7 @@ def ways(
         style.sanitize_names(names, 56), series, reference=reference, looks=looks, title=title
     )
     rows.axes.set_xlim(0, 101)
-    rows.axes.set_xlabel("accuracy (%)")
+    rows.axes.set_xlabel(f"{what} (%)")
     rows.axes.set_title("lines: 95 % intervals, or ranges", loc="left", color=style.GREY)
     style.add_legend(rows.figure, rows.handles, rows.labels)
     return rows.figure

@@ -14,6 +14,7 @@ from clipkit.analysis.layer_curves import (
     LayerPoints,
     holds_attributes,
     layer_curves,
+    name_of_numbers,
 )
 from clipkit.analysis.sections import CHANGES
 from clipkit.features.model import FeatureFile
@@ -44,9 +45,11 @@ def draw_layers(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     From results of attributes, draw their recall by layer.
     """
     curves, source = layer_curves(files, split)
-    ylabel, title = "accuracy (%)", "Accuracy by layer"
     if holds_attributes(files[0]):
         ylabel, title = "mean recall per value (%)", "Recall by layer"
+    else:
+        what = name_of_numbers(files, split)
+        ylabel, title = f"{what} (%)", f"{what.capitalize()} by layer"
     figure = layers(curves, ylabel=ylabel, title=title)
     return style.state(figure, _finding(curves), source)
 

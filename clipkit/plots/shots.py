@@ -23,7 +23,7 @@ from clipkit.features.provenance import is_untrained
 from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, clipkit_style
-from clipkit.statistics import claims
+from clipkit.statistics import claims, main_number
 from clipkit.statistics.dependence import join
 
 if TYPE_CHECKING:
@@ -63,7 +63,10 @@ def draw_shots(
         line = accuracy, f"zero-shot, {100 * accuracy:.1f} %"
         if len(trained) == 1:
             finding = sentence
-    figure = shots(curves, line, title="Accuracy by labelled images per class")
+    names = {results.main_numbers(probe, _scored_split(probe))[0] for probe in probes}
+    what = " or ".join(sorted(names))
+    title = f"{what.capitalize()} by labelled images per class"
+    figure = shots(curves, line, what=what, title=title)
     return style.state(figure, finding, source)
 
 
@@ -93,14 +96,16 @@ def shot_curves(probes: Sequence[FeatureFile]) -> list[ShotCurve]:
         results.check_finite(probe, "acc1")
         results.check_finite(probe, "shots", low=1)
         split = _scored_split(probe)
+        _, numbers = results.main_numbers(probe, split)
         for run, row in enumerate(probe.runs_on(split)):
             label = ", ".join([*results.run_settings(row), f"on {split}"])
-            draws.setdefault((number, label), []).append(row | {"run": run})
+            of_run = {"run": run, "value": numbers[run].value}
+            draws.setdefault((number, label), []).append(row | of_run)
     labels = results.name_curves(probes, list(draws))
     curves = []
     for label, ((number, _), rows) in zip(labels, draws.items(), strict=True):
         shots = np.array([_images_per_class(row) for row in rows])
-        accuracies = np.array(results.column(rows, "acc1"))
+        accuracies = np.array(results.column(rows, "value"))
         runs = np.array(results.column(rows, "run"))
         counts = np.unique(shots).tolist()
         points = []
@@ -137,15 +142,16 @@ def zeroshot_line(zeroshot: FeatureFile, probe: FeatureFile, curve: ShotCurve) -
     known = [clusters for clusters in named if clusters is not None]
     clusters = join(known) if known else None
     of_probe = results.scored_runs(probe, scored)
+    unequal = main_number.unless_equal(of_probe.labels)
     above = []
     for runs in curve.runs:
         draws = [of_probe.predicted[run] == of_probe.labels for run in runs]
-        rows = [compare_right(right, of_draw, clusters) for of_draw in draws]
+        rows = [compare_right(right, of_draw, clusters, unequal) for of_draw in draws]
         limits = np.array([claims.paired_limits(row) for row in rows])
         above.append(claims.decide(limits[:, 0].min(), limits[:, 1].max(), 0, 0))
-    accuracy = float(right.mean())
+    (accuracy,) = main_number.values_of(of_probe.labels, right[None]).tolist()
     shots = np.asarray(curve.shots, np.float64).tolist()
-    return accuracy, claims.shots_sentence(accuracy, len(right), shots, above)
+    return accuracy, claims.shots_sentence(accuracy, len(right), shots, above, unequal is not None)
 
 
 def _right_on(
@@ -168,6 +174,7 @@ def shots(
     curves: Sequence[ShotCurve],
     zeroshot: tuple[float, str] | None = None,
     *,
+    what: str = "accuracy",
     title: str | None = None,
 ) -> Figure:
     """Draw accuracy against labelled images per class, with the range of the draws.
@@ -179,6 +186,8 @@ def shots(
     curves : sequence of ShotCurve
     zeroshot : (float, str), optional
         Accuracy of the zero-shot classification, a fraction, and its legend text.
+    what : str
+        What the fractions are.
     """
     fig, ax = style.new_axes(7.0, 3.8, title)
     handles: list[Artist] = []
@@ -195,7 +204,7 @@ def shots(
     ax.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     style.hide_minor_labels(ax.xaxis)
     ax.set_ylim(0)
-    ax.set(xlabel="labelled images per class (log scale)", ylabel="accuracy (%)")
+    ax.set(xlabel="labelled images per class (log scale)", ylabel=f"{what} (%)")
     facts = "points: mean of the draws; bars: their range"
     if len(curves) > 1:
         facts += "; points at one number are set apart"

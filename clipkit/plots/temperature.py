@@ -47,7 +47,7 @@ def draw_sweeps(
 ) -> Drawn:
     """Draw accuracy and mean entropy against temperature, for one or several sweeps."""
     sweeps = temperature_sweeps(files, split)
-    title = "Accuracy and entropy against temperature"
+    title = f"{_name(sweeps).capitalize()} and entropy against temperature"
     figure = temperature(sweeps, common_prompt_count(files), title=title)
     rows = itertools.chain.from_iterable(rows_of_sweeps(file, split) for file in files)
     source = results.sources_label(files, results.column(rows, "eval_split"))
@@ -92,7 +92,7 @@ def draw_groups(files: Sequence[FeatureFile]) -> Drawn:
     ordered = sorted(sweeps, key=lambda sweep: -sweep.highest)
     trained = [sweep for sweep in ordered if not sweep.is_control][:MAX_CURVES]
     shown = trained + [sweep for sweep in ordered if sweep.is_control][:1]
-    title = "Accuracy and entropy against temperature"
+    title = f"{_name(shown).capitalize()} and entropy against temperature"
     if len(shown) < len(sweeps):
         title += f", the highest {len(shown)} of {len(sweeps)} curves"
     figure = temperature(shown, common_prompt_count(drawn), title=title)
@@ -133,7 +133,13 @@ def _merge(label: str, sweeps: Sequence[Sweep]) -> Sweep:
         high / 100,
         chance=first.chance / 100,
         is_control=first.is_control,
+        what=first.what,
     )
+
+
+def _name(sweeps: Sequence[Sweep]) -> str:
+    """Return what the numbers of sweeps are."""
+    return " or ".join(sorted({sweep.what for sweep in sweeps}))
 
 
 def _finding(sweeps: Sequence[Sweep]) -> str:
@@ -179,7 +185,7 @@ def temperature(
     if len(sweeps) > 1:
         facts += "; points at one τ are set apart"
     top.set_title(facts, loc="left", color=style.GREY)
-    top.set_ylabel("accuracy (%)")
+    top.set_ylabel(f"{_name(sweeps)} (%)")
     top.margins(y=0.16)
     top.set_ylim(bottom=max(top.get_ylim()[0], -2))
     style.use_plain_numbers(top.yaxis)

@@ -91,8 +91,13 @@ def format_difference(measurement: Measurement, figure: float) -> str:
     return f"{difference or 0:{sign}.{decimals}f}"
 
 
-def p_name(clusters: Int64 | None) -> str:
-    """Return what the p of a paired difference is called, on images in clusters (N) or not."""
+def p_name(clusters: Int64 | None, *, is_recall: bool = False) -> str:
+    """Return what the p of a paired difference is called, on images in clusters (N) or not.
+
+    That of mean recalls is not McNemar's; see `main_number.paired_recall_test`.
+    """
+    if is_recall:
+        return f"the p of signs of {'images' if clusters is None else 'whole clusters'}"
     return "McNemar's exact p" if clusters is None else "the exact p of signs of whole clusters"
 
 

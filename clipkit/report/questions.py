@@ -36,7 +36,7 @@ from clipkit.features.provenance import is_untrained, provenance
 from clipkit.plots import PICTURES, pictures_of, style
 from clipkit.plots.attributes import draw_attributes, draw_two_models
 from clipkit.plots.confusion import draw_classes, draw_confusion
-from clipkit.plots.dumbbells import dumbbells, ways
+from clipkit.plots.dumbbells import LABELS, dumbbells, ways
 from clipkit.plots.marks import Points
 from clipkit.plots.picture import Picture as PictureRecord
 from clipkit.plots.style import Drawn
@@ -67,6 +67,7 @@ from clipkit.report.ways import (
     Way,
     best_ways,
     describe,
+    main_of,
     pair_facts,
     pair_models,
     pair_table,
@@ -74,6 +75,7 @@ from clipkit.report.ways import (
     way_table,
 )
 from clipkit.statistics import claims
+from clipkit.statistics.main_number import ACCURACY
 
 IN_MEMORY = "this result"  # the name of one that was not read from a file
 ABOUT = (
@@ -331,10 +333,14 @@ def _draw_pairs(pairs: Sequence[ModelPair]) -> Drawn:
         values.append(Points(of_model, of_model, of_model))
     decided = [math.copysign(1, low) == math.copysign(1, high) for low, high in map(_ends, pairs)]
     names = [describe(pair.first) for pair in pairs]
-    kinds = {"accuracy": (values[0], values[1])}
+    what = pairs[0].first.main
+    kinds = {what: (values[0], values[1])}
     chance = [pair.first.chance() for pair in pairs]
     facts = summary_sentence(pairs)
-    figure = dumbbells(names, kinds, {"accuracy": decided}, models, chance=chance, title=facts)
+    texts = (f"{what} (%)", LABELS[1])
+    figure = dumbbells(
+        names, kinds, {what: decided}, models, chance=chance, texts=texts, title=facts
+    )
     return figure, results.source_label(pairs[0].first.file, pairs[0].first.split)
 
 
@@ -367,8 +373,11 @@ def _draw_ways(best: Sequence[Way]) -> Drawn:
         of = way.of[-1] if len({way.of[-1] for way in best}) > 1 else " ".join(way.of[:1])
         name = " ".join(filter(None, [of * several, way.kind]))
         parts.append(f"{name} {100 * value:.1f} %")
-    title = f"Right: {listed(parts, MOST_NAMED)}"
-    figure = ways(names, accuracy, control_points, [way.chance for way in best], title=title)
+    what = main_of(best)
+    lead = "Right" if what == ACCURACY else what.capitalize()
+    title = f"{lead}: {listed(parts, MOST_NAMED)}"
+    chance = [way.chance for way in best]
+    figure = ways(names, accuracy, control_points, chance, what=what, title=title)
     scored = best[0].members[0]
     return figure, results.source_label(scored.file, scored.split)
 

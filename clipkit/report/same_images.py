@@ -33,6 +33,7 @@ from clipkit.report.markdown import (
 from clipkit.report.scored import Scored
 from clipkit.report.steps import newest_settings
 from clipkit.report.tables import Pair, difference_table, layer_table
+from clipkit.statistics import main_number
 from clipkit.statistics.claims import control_sentences
 
 MOST_RUNS = 100  # of a file in a table
@@ -40,7 +41,7 @@ NUMBERED = (
     "These images were imported without ids, so that row numbers are their ids. Results on other "
     "imports are in tables of their own, even if the row numbers are equal."
 )
-ACCURACY, CONTROL = "accuracy (%)", "untrained control (%)"
+CONTROL = "untrained control (%)"
 SETTING_COLUMNS = ("classifier", "C", "temperature", "k", "shots")
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
 KEY_COLUMNS = ("file", "model", "prompts", "result of", *SETTING_COLUMNS, "runs", "draws", "run")
@@ -49,11 +50,7 @@ OF_DRAWS = (
     "highest accuracy of a draw."
 )
 # The columns of runs that are shown, besides their accuracy
-SHOWN = [
-    column
-    for column in all_columns()
-    if column.unit is SHARE and column.better == HIGHER and column.name != "acc1"
-]
+SHOWN = [column for column in all_columns() if column.unit is SHARE and column.better == HIGHER]
 TRAINING_IMAGES = "another draw of training images"
 
 
@@ -199,7 +196,7 @@ class SameImages:
         bar = Bar(max(runs), reference=_mean(scored.chances), control=best, runs=runs)
         cells |= _setting_cells(scored.runs)
         cells["runs"] = f"{len(runs):,}"
-        cells[ACCURACY] = Number(format_range(runs), bar)
+        cells[f"{scored.main} (%)"] = Number(format_range(runs), bar)
         cells[CONTROL] = format_range([measured.value for measured in of_controls])
         return cells
 
@@ -214,10 +211,12 @@ class SameImages:
         bar = Bar(mean.value, mean.low, mean.high, chance, best)
         cells: dict[str, Cell] = dict(_setting_cells(runs))
         cells["draws"] = f"{len(runs)}" if len(runs) > 1 else ""
-        cells[ACCURACY] = Number(format_measurement(mean), bar)
+        cells[f"{scored.main} (%)"] = Number(format_measurement(mean), bar)
         cells[CONTROL] = format_measurements(of_controls)
         known = known_columns(scored.file)
         for column in SHOWN:
+            if column.heading.title == scored.main:
+                continue
             share = math.nan
             if known.get(column.name) == column:
                 share = float(np.mean([run.get(column.name, np.nan) for run in runs]))
@@ -324,10 +323,16 @@ def _differences_from_first(single: Sequence[Scored]) -> list[Block]:
     base, *of_others = paired.right
     pairs = []
     for scored, right in zip(others, of_others, strict=True):
-        pairs.append(Pair([escape(scored.name)], scored.name, right, base, paired.clusters))
+        pairs.append(
+            Pair([escape(scored.name)], scored.name, right, base, paired.clusters, paired.unequal)
+        )
     name = escape(first.name)
     images = f"the {len(base):,} images that all have" if paired.common else paired.images
-    which = f"from {name} ({100 * base.mean():.2f} %) on {images}"
+    value, what = base.mean(), ""
+    if paired.unequal is not None:
+        value = main_number.values_of(paired.unequal, base[None])[0]
+        what = f"of {main_number.MEAN_RECALL} "
+    which = f"{what}from {name} ({100 * value:.2f} %) on {images}"
     return difference_table(pairs, [f"against {name}"], name, which, TRAINING_IMAGES)
 
 
@@ -336,7 +341,8 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
     for scored, control in pairs:
         labels = [escape(scored.name), escape(control.name)]
         right, of_control = scored.right[0], control.right[0]
-        compared.append(Pair(labels, scored.name, right, of_control, scored.clusters))
+        images = scored.clusters, scored.unequal
+        compared.append(Pair(labels, scored.name, right, of_control, *images))
     return difference_table(
         compared,
         ["against its control", "control"],

@@ -13,7 +13,7 @@ import numpy as np
 from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import Bools
 from clipkit.analysis.results import Row
-from clipkit.base.matrices import Int64
+from clipkit.base.matrices import Floats, Int64
 from clipkit.features.columns import NOTHING, SETTINGS
 from clipkit.features.compatibility import SAME_IMAGES, Origin, origin, relate
 from clipkit.features.matching import choose_split
@@ -21,7 +21,7 @@ from clipkit.features.model import FeatureFile, known_columns
 from clipkit.features.provenance import is_untrained
 from clipkit.report.blocks import Measurement
 from clipkit.report.steps import run_settings, settings
-from clipkit.statistics import metrics
+from clipkit.statistics import main_number, metrics
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Scored:
     right: Bools  # (R, N)
     clusters: Int64 | None  # (N), of images that depend on each other
     untestable: str  # why the accuracies are not tested, or ""
-    chances: list[float]  # of the runs: see `results.chance`
+    chances: list[float]  # of the runs: see `results.chance`, or 1 / K of unequal classes
 
     @classmethod
     def read(cls, name: str, file: FeatureFile) -> Scored:
@@ -56,6 +56,8 @@ class Scored:
             clusters = clusters[order]
         why = results.untestable(file, split)
         chances = [results.chance(scored.labels, one) for one in scored.predicted]
+        if main_number.is_unequal(labels):
+            chances = [1 / len(np.unique(labels))] * len(chances)
         return cls(name, file, split, scored.rows, ids, labels, right, clusters, why, chances)
 
     @property
@@ -94,18 +96,40 @@ class Scored:
             chances=list(compress(self.chances, is_alike)),
         )
 
+    @cached_property
+    def main(self) -> str:
+        """What the main number is: the accuracy or, of unequal classes, the mean recall."""
+        return main_number.MEAN_RECALL if self.unequal is not None else main_number.ACCURACY
+
+    @cached_property
+    def unequal(self) -> Int64 | None:
+        """The labels (N,) of unequal classes, or None."""
+        return main_number.unless_equal(self.labels)
+
+    @cached_property
+    def values(self) -> Floats:
+        """The main number (R,) of each run."""
+        return main_number.values_of(self.labels, self.right)
+
+    @property
+    def best(self) -> int:
+        """The number of the most accurate run; of equals, the first."""
+        return int(np.argmax(self.values))
+
     def chance(self) -> float:
         """Return what the predictions of the most accurate run give if they are permuted."""
-        return self.chances[int(np.argmax(self.right.mean(axis=1)))]
+        return self.chances[self.best]
 
     def measure(self, run: int | None = None) -> Measurement:
-        """Return the accuracy of a run, by default of the most accurate."""
-        accuracies = self.right.mean(axis=1)
+        """Return the main number of a run, by default of the most accurate."""
         if run is None:
-            run = int(np.argmax(accuracies))
-        value = float(accuracies[run])
+            run = self.best
+        value = float(self.values[run])
         if self.untestable:
             return Measurement(value, "%")
+        if self.unequal is not None:
+            recall = main_number.mean_recall(self.labels, self.right[run], self.clusters)
+            return Measurement(value, "%", recall.low, recall.high)
         rows = metrics.effective_rows(self.right[run], self.clusters)
         return Measurement(value, "%", *metrics.wilson(value, rows))
 

@@ -21,7 +21,7 @@ from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import p_name
-from clipkit.statistics import claims, metrics
+from clipkit.statistics import claims, main_number, metrics
 from clipkit.statistics.claims import CONTROL
 from clipkit.statistics.shared_errors import shared_error, words_of_names
 
@@ -44,27 +44,37 @@ def found(
     nothing.
     """
     right, clusters = scored.right, scored.clusters
+    unequal = main_number.unless_equal(scored.labels)
     accuracy, n = float(right.mean()), len(right)
     classes = len({*scored.class_names} - {results.NONE})
     images = f"{n:,} images of {classes:,} classes"
     text = f"**{_percent(accuracy)}** of {images} are right by {means}"
+    if unequal is not None:
+        accuracy = metrics.mean_per_class_recall(scored.labels, scored.predicted)
+        text = f"**{_percent(accuracy)}** is the mean recall of {images} by {means}"
     if untestable:
         return Fact(MAIN, f"{text}. {untestable}", source, Bar(accuracy))
     low, high = metrics.wilson(accuracy, metrics.effective_rows(right, clusters))
     chance = results.chance(scored.labels, scored.predicted)
+    what = "Chance is what the predictions give if they are permuted"
+    if unequal is not None:
+        _, low, high, chance = main_number.mean_recall(unequal, right, clusters)
+        what = (
+            "The classes are of unequal size, so that each class has the same weight, and chance "
+            f"is 1 / K. Right are {_percent(right.mean())} of the images"
+        )
     majority = _percent(results.majority(scored.labels))
     rows = _compare_with(controls, scored)
     row = min(rows, key=lambda row: row["difference"], default=None)  # the most accurate control
     control = CONTROL
     if len(rows) > 1:
         control = f"the most accurate of {len(rows)} untrained controls"
-    made = claims.accuracy_claims(means, right, chance, row, control, tried, clusters)
+    made = claims.accuracy_claims(means, right, chance, row, control, tried, clusters, unequal)
     relations = claims.relations(made, 2).replace(" %", "\N{NO-BREAK SPACE}%")
     text = f"{text}: {relations}."
     details = (
         f"Measured in {escape(source)}. The 95 % interval is {_percent(low)} to "
-        f"{_percent(high)}. Chance is what the predictions give if they are permuted; the most "
-        f"frequent class alone has {majority}."
+        f"{_percent(high)}. {what}; the most frequent class alone has {majority}."
     )
     if row is None:
         bar = Bar(accuracy, low, high, chance)
@@ -75,20 +85,21 @@ def found(
     details += (
         f" Against {control}, on the same images, the difference is "
         f"{100 * row['difference']:+.2f} points ({100 * row['low']:+.2f} to "
-        f"{100 * row['high']:+.2f}; {p_name(clusters)} {p})."
+        f"{100 * row['high']:+.2f}; {p_name(clusters, is_recall=unequal is not None)} {p})."
     )
-    bar = Bar(accuracy, low, high, chance, row["acc_b"])
+    bar = Bar(accuracy, low, high, chance, claims.main_of(row)["b"])
     return Fact(MAIN, text, source, bar, details=details)
 
 
 def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[Row]:
     """Compare a result with each control that has the same images."""
     rows = []
+    unequal = main_number.unless_equal(scored.labels)
     for control in controls:
         is_right = dict(zip(control.ids, control.right, strict=True))
         if is_right.keys() == set(scored.ids):
             control_right = np.array([is_right[row_id] for row_id in scored.ids])
-            rows.append(compare_right(scored.right, control_right, scored.clusters))
+            rows.append(compare_right(scored.right, control_right, scored.clusters, unequal))
     return rows
 
 

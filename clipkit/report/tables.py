@@ -46,6 +46,7 @@ class Pair(NamedTuple):
     right: Bools
     other: Bools
     clusters: Int64 | None = None
+    unequal: Int64 | None = None  # the labels (N) of unequal classes
 
 
 def difference_table(
@@ -58,7 +59,10 @@ def difference_table(
     """
     if not pairs:
         return []
-    rows = [comparison.compare_right(pair.right, pair.other, pair.clusters) for pair in pairs]
+    rows = [
+        comparison.compare_right(pair.right, pair.other, pair.clusters, pair.unequal)
+        for pair in pairs
+    ]
     p_values = metrics.holm([row["p"] for row in rows])
     furthest = max(max(abs(row["low"]), abs(row["high"])) for row in rows)
     span = (-furthest, furthest)  # the bars have one scale
@@ -72,7 +76,8 @@ def difference_table(
         counts = [f"{row['only_a']}", f"{row['only_b']}"]
         cells.append([*pair.labels, difference, *counts, format_p(p)])
     header = [*label_header, "difference (points)", "only this", f"only {other}", "p"]
-    p = " or ".join(dict.fromkeys(p_name(pair.clusters) for pair in pairs))
+    names = [p_name(pair.clusters, is_recall=pair.unequal is not None) for pair in pairs]
+    p = " or ".join(dict.fromkeys(names))
     if len(pairs) > 1:
         p += ", corrected for all rows by Holm's method"
     text = (

@@ -90,6 +90,11 @@ class Way:
         return mean_measurement([scored.measure() for scored in self.members])
 
     @property
+    def main(self) -> str:
+        """What its number is: the accuracy or, of unequal classes, the mean recall."""
+        return self.members[0].main
+
+    @property
     def chance(self) -> float:
         """What permuted predictions give; NaN if nothing may be tested."""
         first = self.members[0]
@@ -131,8 +136,8 @@ def _ways(group: Group) -> list[Way]:
     for (dataset, split, model, *_), members in ways.items():
         controls = []
         for scored in members:
-            run = int(scored.right.mean(axis=1).argmax())
-            controls += [control.measure() for control in group.controls_of(scored, run)]
+            of_run = group.controls_of(scored, scored.best)
+            controls += [control.measure() for control in of_run]
         found.append(Way((dataset, split, model), members, controls))
     return found
 
@@ -151,6 +156,11 @@ def way_labels(ways: Sequence[Way]) -> list[str]:
     return labels
 
 
+def main_of(ways: Sequence[Way]) -> str:
+    """Return what the numbers of ways are."""
+    return " or ".join(sorted({way.main for way in ways}))
+
+
 def way_table(ways: Sequence[Way]) -> Table:
     """Return a row for each way: its accuracy, that of its control, and of how many it is best."""
     rows: list[list[Cell]] = []
@@ -162,7 +172,7 @@ def way_table(ways: Sequence[Way]) -> Table:
         of_control = format_measurements(way.controls)
         best = f"{way.tried:,}" if way.tried > 1 else ""
         rows.append([escape(label), number, of_control, best])
-    header = ["asked by", "accuracy (%)", "untrained control (%)", "best of"]
+    header = ["asked by", f"{main_of(ways)} (%)", "untrained control (%)", "best of"]
     return Table(header, rows, 1, [way.members[0].name for way in ways])
 
 
@@ -199,12 +209,13 @@ def pair_models(groups: Sequence[Group]) -> list[ModelPair]:
                 model = provenance(scored.file).model
                 alike.setdefault(settings, {}).setdefault(model, scored)
         for of_models in alike.values():
-            ordered = sorted(of_models.values(), key=lambda one: (-one.right.mean(), one.settings))
+            ordered = sorted(of_models.values(), key=lambda one: (-one.values[0], one.settings))
             comparisons += len(ordered) * (len(ordered) - 1) // 2
             found += [(ordered[0], other) for other in ordered[1:]]
     pairs = []
     for first, second in found:
-        row = comparison.compare_right(first.right[0], second.right[0], first.clusters)
+        right = first.right[0], second.right[0]
+        row = comparison.compare_right(*right, first.clusters, first.unequal)
         row["p_holm"] = min(1.0, row["p"] * comparisons)
         row["a"], row["b"] = (provenance(one.file).model or "?" for one in (first, second))
         row.setdefault("rows", len(first.ids))
@@ -231,7 +242,7 @@ def pair_table(pairs: Sequence[ModelPair]) -> Table:
         label = describe(pair.first)
         if len(names) > 1:
             label += f" · {pair.models[0]} and {pair.models[1]}"
-        accuracies = [f"{100 * pair.row[name]:.2f}" for name in ("acc_a", "acc_b")]
+        accuracies = [f"{100 * value:.2f}" for value in claims.main_of(pair.row).values()]
         interval = pair.row["difference"], pair.row["low"], pair.row["high"]
         span = (-furthest, furthest)
         bar = Bar(*interval, reference=0.0, span=span, reference_name="no difference")

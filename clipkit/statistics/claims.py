@@ -674,7 +674,13 @@ def control_of_best(control: float, chance: float) -> str:
     return f"; {CHANCE} is {_format(chance, '%', 1)}" if chance > 0 else ""
 
 
-def shots_sentence(accuracy: float, n: int, shots: Sequence[float], above: Sequence[str]) -> str:
+def shots_sentence(
+    accuracy: float,
+    n: int,
+    shots: Sequence[float],
+    above: Sequence[str],
+    is_recall: bool = False,
+) -> str:
     """Say between which numbers of labelled images per class zero-shot classification lies.
 
     `above` has the verdict of zero-shot classification against the probes at each number.
@@ -688,6 +694,8 @@ def shots_sentence(accuracy: float, n: int, shots: Sequence[float], above: Seque
         if places:
             ends.append(f"{verdict} {choose(places):g}")
     text = f"Zero-shot, {_format(accuracy, '%', 1)} of {n:,}"
+    if is_recall:
+        text = f"Zero-shot, {main_number.MEAN_RECALL} {_format(accuracy, '%', 1)} on {n:,}"
     if ends:
         text += f": {' and '.join(ends)} labelled images per class"
     open_at = [f"{n:g}" for n, verdict in zip(shots, above, strict=True) if verdict == NOT_DECIDED]

@@ -11,8 +11,9 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from clipkit.base.matrices import Int64
+from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import metrics
 from clipkit.statistics.dependence import (
     ALL_FLIPS,
@@ -55,8 +56,16 @@ def unless_equal(labels: Int64 | None) -> Int64 | None:
     return labels if labels is not None and is_unequal(labels) else None
 
 
-class MeanRecall(NamedTuple):
-    """The mean recall of K classes, with its 95 % interval, and 1 / K."""
+def values_of(labels: Int64, right: NDArray[np.bool_]) -> Floats:
+    """Return the main number (R,) of R runs, by which rows (R, N) each gets right."""
+    if not is_unequal(labels):
+        return np.asarray(right.mean(axis=1))
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    return np.array([(np.bincount(index, run) / counts).mean() for run in right])
+
+
+class MainNumber(NamedTuple):
+    """An accuracy or a mean recall, with its 95 % interval, and what chance gives."""
 
     value: float
     low: float
@@ -66,7 +75,7 @@ class MeanRecall(NamedTuple):
 
 def mean_recall(
     labels: Int64, right: Any, clusters: Int64 | None = None, level: float = LEVEL
-) -> MeanRecall:
+) -> MainNumber:
     """Return the mean recall of the classes of labels (N,), by which rows (N,) are right.
 
     The interval is the wider one of two, at each end. `metrics.recall_interval` is too short if the
@@ -91,7 +100,7 @@ def mean_recall(
     by_class = np.sqrt(squares) / len(counts)
     below, above = max(below, by_class[0]), max(above, by_class[1])
     limits = max(0.0, float(value - below)), min(1.0, float(value + above))
-    return MeanRecall(value, *limits, 1 / len(counts))
+    return MainNumber(value, *limits, 1 / len(counts))
 
 
 def paired_recall_test(
