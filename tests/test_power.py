@@ -23,6 +23,7 @@ from clipkit.statistics.power import (
     PAIRED,
     SHARE,
     detectable_difference,
+    error_rows,
     rows_needed,
 )
 
@@ -372,3 +373,21 @@ if __name__ == "__main__":
     for name, case in CASES.items():
         n, power = power_of(case, int(sys.argv[1]))
         print(f"| {name} | {n:,} | {100 * power:.1f} |", flush=True)
+
+
+def test_so_many_rows_decide_that_a_softmax_is_overconfident_in_most_worlds():
+    random = np.random.default_rng(0)
+
+    def draw(n):
+        confidence = random.beta(5, 1, n)
+        return metrics.reliability(confidence, random.random(n) < confidence**2)
+
+    pilot = [draw(60) for _ in range(100)]
+    error, null, limit = (
+        np.mean([getattr(one, name) for one in pilot])
+        for name in ("ece", "ece_null", "ece_null975")
+    )
+    needed = round(error_rows(error, null, limit, 60))
+    decided = [one.ece > one.ece_null975 for one in (draw(needed) for _ in range(100))]
+    assert 0.6 < np.mean(decided) < 0.95
+    assert math.isinf(error_rows(null, null, limit, 60))

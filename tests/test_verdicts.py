@@ -394,7 +394,7 @@ def calibration(world, random):
     def draw(n):
         confidence = random.beta(a, b, n)
         found = metrics.reliability(confidence, random.random(n) < confidence**sharpness)
-        claim = claims.calibration_claim("x", found.ece, found.ece_null975, 0)
+        claim = claims.calibration_claim("x", found.ece, found.ece_null, found.ece_null975, n, 0)
         return claim.verdict if claim.verdict == claims.MISCALIBRATED else ""
 
     return draw

@@ -60,8 +60,10 @@ def draw_reliability(
     diagrams = calibration.reliability(file, split, taus, bins)
     figure = reliability(diagrams, notes=notes, title="Accuracy against confidence")
     made = []
+    n = len(file.splits[split])
     for run, (tau, one) in enumerate(diagrams.items()):
-        made.append(claims.calibration_claim(f"τ {tau:.4g}", one.ece, one.ece_null975, run))
+        name = f"τ {tau:.4g}"
+        made.append(claims.calibration_claim(name, one.ece, one.ece_null, one.ece_null975, n, run))
     finding = claims.calibration_sentence(made)
     return style.state(figure, finding, counted_source(file, split))
 

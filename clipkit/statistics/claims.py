@@ -23,7 +23,7 @@ from clipkit.base.errors import listed
 from clipkit.base.matrices import Floats, Int64
 from clipkit.statistics import main_number, metrics
 from clipkit.statistics.dependence import p_of
-from clipkit.statistics.power import FARTHEST, INTERVAL, PAIRED, SHARE, rows_needed
+from clipkit.statistics.power import FARTHEST, INTERVAL, PAIRED, SHARE, error_rows, rows_needed
 from clipkit.statistics.shared_errors import MOST_P, SharedError
 
 POINTS = "points"  # of a hundred, as a unit
@@ -705,36 +705,41 @@ def shots_sentence(
     return text
 
 
-def calibration_claim(name: str, error: float, limit: float, run: int) -> Claim:
+def calibration_claim(
+    name: str, error: float, null: float, limit: float, n: int, run: int
+) -> Claim:
     """Hold the calibration error at a temperature against a calibrated model's.
 
-    `limit` is the 97.5 % quantile of the error that a calibrated model would have on these rows.
+    `null` and `limit` are the mean and the 97.5 % quantile of the error that a calibrated model
+    would have on these n rows.
     """
     against = Reference("a calibrated model", limit)
-    verdict, because = NOT_DECIDED, "a calibrated model may have this error"
     if decide(error, error, limit, limit) == ABOVE:
-        verdict, because = MISCALIBRATED, ""
-    return Claim(name, error, error, error, against, 0, "%", run, verdict, because)
+        return Claim(name, error, error, error, against, n, "%", run, MISCALIBRATED)
+    because, needs = "a calibrated model may have this error", error_rows(error, null, limit, n)
+    return Claim(name, error, error, error, against, n, "%", run, NOT_DECIDED, because, needs)
 
 
 def calibration_sentence(claims: Sequence[Claim]) -> str:
     """Say at which temperatures a softmax is miscalibrated, and at which this is not decided.
 
-    >>> found = [calibration_claim("τ 1", 0.628, 0.008, 0), calibration_claim("τ 2", 0.02, 0.03, 1)]
-    >>> calibration_sentence(found)
-    'Miscalibrated at τ 1 (error 62.8 %, null below 0.8 %); not decided at τ 2'
+    >>> calibration_sentence([calibration_claim("τ 1", 0.628, 0.004, 0.008, 600, 0)])
+    'Miscalibrated at τ 1 (error 62.8 %, null below 0.8 %)'
+    >>> calibration_sentence([calibration_claim("τ 2", 0.025, 0.02, 0.03, 600, 0)])
+    'Miscalibrated: not decided at τ 2 (about 2,600 images would decide)'
     """
     wrong, open_at = [], []
     for claim in claims:
         if claim.verdict == NOT_DECIDED:
-            open_at.append(claim.subject)
+            open_at.append(claim)
             continue
         error, null = _format(claim.value, "%", 1), _format(claim.against.value, "%", 1)
         wrong.append(f"{claim.subject} (error {error}, null below {null})")
     text = f"Miscalibrated at {_list(wrong)}" if wrong else ""
     if open_at:
-        text += f"; {NOT_DECIDED} at {_list(open_at)}" if text else ""
-        text = text or f"Miscalibrated: {NOT_DECIDED} at {_list(open_at)}"
+        text = f"{text}; " if text else "Miscalibrated: "
+        names = _list([claim.subject for claim in open_at])
+        text += f"{NOT_DECIDED} at {names}{_bracketed(would_decide(open_at))}"
     return text
 
 

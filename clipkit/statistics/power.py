@@ -15,6 +15,7 @@ POWER_QUANTILE = 0.841621  # of the normal distribution, for POWER
 # Times as many rows. A difference that needs more is below 0.28 of its standard errors, as in 22 %
 # of the worlds where there is none: not even its sign is known.
 FARTHEST = 100
+HALF_NORMAL = 0.602810  # deviation of the absolute value of a standard normal number
 INTERVAL, SHARE, PAIRED = "interval", "share", "paired"
 
 
@@ -89,6 +90,38 @@ def rows_needed(
     halves = value - low, top - against
     apart = sum(halves) + POWER_QUANTILE * math.hypot(*halves) / metrics.QUANTILE
     factor = (apart / (value - against)) ** 2
+    return n * factor if factor <= FARTHEST else math.inf
+
+
+def error_rows(error: float, null: float, limit: float, n: float) -> float:
+    """Return about how many rows decide with 80 % power that a softmax is miscalibrated.
+
+    The error of a calibrated model, its deviation and its limit fall with the root of the number of
+    rows. What is left is the model's own error: the squares of the two add up. A calibrated model's
+    error is a mean of absolute values, which vary less than those of errors in one direction. In
+    seven simulated worlds, so many rows decided in 64 to 98 % of draws.
+
+    Parameters
+    ----------
+    error : float
+        The expected calibration error on n rows.
+    null, limit : float
+        The mean and the 97.5 % quantile of a calibrated model's error on these rows.
+    n : float
+
+    Returns
+    -------
+    float
+        Rows; infinite for more than FARTHEST times `n`, as if the error is at most the null's.
+
+    >>> round(error_rows(0.025, 0.02, 0.03, 600))
+    2608
+    """
+    if error <= null:
+        return math.inf
+    deviation = (limit - null) / metrics.QUANTILE / HALF_NORMAL
+    needed = limit + POWER_QUANTILE * deviation
+    factor = (needed**2 - null**2) / (error**2 - null**2)
     return n * factor if factor <= FARTHEST else math.inf
 
 

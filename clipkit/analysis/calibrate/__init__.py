@@ -21,6 +21,7 @@ from clipkit.features.columns import (
     MEAN_CONFIDENCE,
     NOTHING,
     NUMBER,
+    ROW_COUNT,
     ROWS,
     SCALE,
     SHARE,
@@ -63,6 +64,7 @@ def calibrate(
 COLUMNS = (
     Column("temperature", SCALE, NOTHING, interval=("low", "high")),
     EVAL_SPLIT,
+    ROW_COUNT,
     ACC1,
     MEAN_CONFIDENCE,
     Column("fitted", FLAG, NOTHING),
@@ -82,7 +84,8 @@ def _claim(result: FeatureFile) -> list[Claim]:
     made = []
     for run, row in enumerate(result.rows()):
         name = f"τ {row['temperature']:.4g}{', fitted' * bool(row['fitted'])}"
-        made.append(calibration_claim(name, row["ece"], row["ece_null975"], run))
+        null, limit = row["ece_null"], row["ece_null975"]
+        made.append(calibration_claim(name, row["ece"], null, limit, int(row["rows"]), run))
     return made
 
 
@@ -117,7 +120,7 @@ ANALYSIS = Analysis(
     layout=Layout(needed="nll", hidden="fitted information ece_null ece_null975 ece_equal_width"),
     claims=_claim,
     findings=_find,
-    needs="temperature fitted ece ece_null975",
+    needs="temperature fitted rows ece ece_null ece_null975",
     topic="Calibration",
     null=_draw_labels,
 )

@@ -353,8 +353,8 @@ def calibrate(
     -------
     FeatureFile
         A result with a run per temperature, the fitted one last: `temperature`, `fitted`, `low`
-        and `high` (see `fit_temperature`), `eval_split`, `acc1`, `mean_confidence`, `nll` (nats),
-        `information` (the entropy of the scored labels - NLL), `brier`, `ece`, `ece_null`,
+        and `high` (see `fit_temperature`), `eval_split`, `rows`, `acc1`, `mean_confidence`, `nll`
+        (nats), `information` (the entropy of the scored labels - NLL), `brier`, `ece`, `ece_null`,
         `ece_null95`, `ece_null975` and `ece_equal_width`. `information` is the V-information of Xu
         et al. (2020), with the labels' frequencies as the prediction without an image. It is
         negative if the softmax is worse than these, as a uniform softmax is where classes are
@@ -482,6 +482,7 @@ def _row(scores: ClassScores, tau: float, bins: int, seed: int) -> dict[str, Any
         "low": np.nan,
         "high": np.nan,
         "eval_split": scores.name,
+        "rows": len(scores.labels),
         "acc1": float(predictions.right.mean()),
         "mean_confidence": float(predictions.confidence.mean()),
         "nll": predictions.nll,
