@@ -25,19 +25,21 @@ from clipkit.commands.samples import Samples
 from clipkit.features import columns
 from clipkit.features.columns import HIGHER, LABELS, NOTHING, SCALE, SHARE, Column
 from clipkit.features.matching import choose_splits
+from clipkit.statistics.claims import Claim, Reference
 
-DRAWING_PAGES = ("survives hostile names", "shows every column in every format")
+DRAWING_PAGES = ("survives hostile names", "shows every column in every format", "says its claims")
 
 
-def make_page(path):
-    return report.as_html(report.of_files([path]))
+def make_pages(path):
+    page = report.of_files([path])
+    return report.as_html(page), report.as_markdown(page)
 
 
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory):
     """The trial of each question; its promises share what it answered."""
     return {
-        name: Trial(analysis.find(name), tmp_path_factory.mktemp(name), make_page)
+        name: Trial(analysis.find(name), tmp_path_factory.mktemp(name), make_pages)
         for name in analysis.names()
     }
 
@@ -115,7 +117,7 @@ def images(tmp_path):
 
 @pytest.mark.long
 def test_a_new_question_keeps_its_promises(loud):
-    assert contract.check(LOUDNESS, make_page) == []
+    assert contract.check(LOUDNESS, make_pages) == []
 
 
 def first_image_decides(file, result):
@@ -163,7 +165,7 @@ def test_a_question_that_breaks_a_promise_is_found_out(change, broken, loud):
         change(file, result)
         return result
 
-    found = contract.check(replace(LOUDNESS, measure=measure), make_page)
+    found = contract.check(replace(LOUDNESS, measure=measure), make_pages)
     assert any(text.startswith(broken) for text in found), found
 
 
@@ -179,12 +181,35 @@ def crowded(
 
 
 def test_an_interval_over_dependent_rows_and_a_help_without_example_are_found_out(loud):
-    found = contract.check(replace(LOUDNESS, measure=crowded), make_page)
+    found = contract.check(replace(LOUDNESS, measure=crowded), make_pages)
     for broken in (
         "counts copies once: expected loud_low to loud_high as wide",
         "has an example: ",
     ):
         assert any(text.startswith(broken) for text in found), found
+
+
+def are_loud(result):
+    chance = Reference("chance", 0.0)
+    return [Claim("loud:", 0.9, 0.8, 1.0, chance, 30, run=0)]
+
+
+def test_a_question_whose_claims_a_view_does_not_say_is_found_out(loud, monkeypatch):
+    silent = replace(LOUDNESS, claims=are_loud, findings=lambda result: [])
+    monkeypatch.setitem(QUESTIONS, "loudness", lambda: silent)
+    found = contract.check(silent, make_pages)
+    assert "says its claims: expected a sentence of its claims, got none" in found
+    without_topic = replace(LOUDNESS, claims=are_loud)
+    monkeypatch.setitem(QUESTIONS, "loudness", lambda: without_topic)
+    sentence = "'Loud: 90.0 % of 30, above chance (0.0 %)'"
+    expected = {
+        f"says its claims: the {view} does not say {sentence}"
+        for view in ("page", "report.md", "notebook")
+    }
+    assert set(contract.check(without_topic, make_pages)) == expected
+    with_topic = replace(without_topic, topic="Loudness")
+    monkeypatch.setitem(QUESTIONS, "loudness", lambda: with_topic)
+    assert contract.check(with_topic, make_pages) == []
 
 
 def test_a_new_question_is_a_command_with_help_and_completion(loud, images):

@@ -69,7 +69,7 @@ class Predictions:
     `ids` name the images. `label` says what sets the run apart, for a title. `display_name` is the
     result's. Images with the same number in `clusters` (N) depend on each other. For groups of
     classes, `class_accuracy` is the accuracy by class, and `kept_by_chance` the share of errors
-    that would keep the group by chance.
+    that would keep the group by chance. `run` is the number of the run in the result, or -1.
     """
 
     ids: list[str]
@@ -81,6 +81,7 @@ class Predictions:
     class_accuracy: float | None = None
     kept_by_chance: float = math.nan
     clusters: Int64 | None = None
+    run: int = -1
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -309,6 +310,7 @@ def predictions(
         if len(scored.rows) > 1:
             chosen = f", the most accurate of {len(scored.rows):,} runs"
     predicted = scored.predicted[run]
+    number = next(iter(result.numbers_on(split)[run:]), -1)
     names = class_names(result, max(scored.labels.max(), predicted.max()))
     label = run_label(result, scored, run) + chosen
     return Predictions(
@@ -319,6 +321,7 @@ def predictions(
         label,
         result.display_name,
         clusters=result.splits[split].cluster,
+        run=number,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import html
 import inspect
 import io
 import itertools
@@ -39,7 +40,7 @@ from clipkit.features.columns import COUNT, LABELS, NOTHING, TEXT, Column, P
 from clipkit.features.model import known_columns
 
 Row = Mapping[str, Any]
-MakePage = Callable[[Path], str]
+MakePages = Callable[[Path], Sequence[str]]
 # The samples of each kind, the likeliest first, and a second file of the kind
 SAMPLES = {
     "images": ("images",),
@@ -61,13 +62,13 @@ TOLERANCE = 1e-6
 SEEDS = (1, 2)  # beside the default
 
 
-def check(analysis: Analysis, make_page: MakePage) -> list[str]:
+def check(analysis: Analysis, make_pages: MakePages) -> list[str]:
     """Return the promises that a question breaks, each as a sentence; none if it keeps all.
 
-    `make_page` returns the page of a report on the result in a file, in HTML.
+    `make_pages` returns the page of a report on the result in a file, in HTML and in Markdown.
     """
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(analysis, Path(folder), make_page)
+        trial = Trial(analysis, Path(folder), make_pages)
         try:
             assert trial.recipe
         except Exception as error:  # whatever the code of a question raises
@@ -98,7 +99,7 @@ class Trial:
 
     analysis: Analysis
     folder: Path
-    make_page: MakePage
+    make_pages: MakePages
 
     @functools.cached_property
     def samples(self) -> Samples:
@@ -459,7 +460,7 @@ def _prints_every_column(trial: Trial) -> Iterator[str]:
     titles = {column.name.removesuffix(" %") for column in columns}
     known = trial.known.values()
     settings = {column.heading.title for column in known if column.depends_on == NOTHING}
-    page = _page(trial, result)
+    page, _ = _pages(trial, result)
     texts = {format: printed(result, format) for format in ("table", "markdown", "latex")}
     if max(map(len, texts["table"].splitlines())) > NARROW:
         yield f"the table is wider than {NARROW} columns"
@@ -497,26 +498,83 @@ def _markup_problems(trial: Trial, result: FeatureFile) -> Iterator[str]:
     cells = {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}
     if len(cells) > 1:
         yield f"markdown has rows of {min(cells)} and of {max(cells)} cells"
-    texts = {"page": _page(trial, result), "notebook": str(result._repr_html_())}
+    texts = {"page": _pages(trial, result)[0], "notebook": str(result._repr_html_())}
     for format, text in texts.items():
         if "=<script>" in text:
             yield f"{format} has a name as a tag"
 
 
-def _page(trial: Trial, result: FeatureFile) -> str:
-    """Return the page of a report on a result."""
+def _pages(trial: Trial, result: FeatureFile) -> Sequence[str]:
+    """Return the page of a report on a result, in HTML and in Markdown."""
     path = trial.folder / "of-page.h5"
     features.write(str(path), result, force=True)
     with contextlib.redirect_stderr(io.StringIO()):
-        return trial.make_page(path)
+        return trial.make_pages(path)
 
 
-def printed(result: FeatureFile, format: str) -> str:
-    """Return what the command prints of a result on 80 columns."""
+def _says_its_claims(trial: Trial) -> Iterator[str]:
+    """Yield the views that do not say what a result found, nor the verdicts of its claims.
+
+    A page and a picture may word a sentence otherwise, but the verdicts stand there.
+    """
+    from clipkit.analysis.verdicts import claims_of, verdict_of
+    from clipkit.statistics.claims import ABOVE, BELOW
+
+    result = trial.result
+    made, found = claims_of(result), for_people.findings(result)
+    if made and not found:
+        yield "expected a sentence of its claims, got none"
+    verdicts = set()
+    for claim in made:
+        decided = claim.verdict in (ABOVE, BELOW)
+        verdicts.add(_words(verdict_of(claim) if decided else claim.verdict))
+    for view, text in _views(trial).items():
+        says = _words(text)
+        has_verdicts = bool(verdicts) and all(verdict in says for verdict in verdicts)
+        for sentence in found:
+            if _words(sentence) not in says and not has_verdicts:
+                yield f"the {view} does not say {sentence!r}"
+
+
+def _views(trial: Trial) -> dict[str, str]:
+    """Return what people read of a result, by where they do."""
+    from clipkit import plots
+    from clipkit.commands.info import info
+    from clipkit.plots import style
+
+    result, notes, of_info = trial.result, io.StringIO(), io.StringIO()
+    page, markdown = _pages(trial, result)
+    with contextlib.redirect_stderr(of_info), contextlib.redirect_stdout(io.StringIO()):
+        info([str(trial.folder / "of-page.h5")], runs=True, format="table")
+    views = {
+        "terminal": printed(result, "table", notes) + notes.getvalue(),
+        "table for a paper": for_people.as_table(result),
+        "page": page,
+        "report.md": markdown,
+        "notebook": str(result._repr_html_()),
+        "report of info": of_info.getvalue(),
+    }
+    for picture in plots.pictures_of(result)[:1]:
+        figure, source = picture.draw_file(result)
+        style.finish(figure, source)
+        texts = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+        views[f"picture {picture.name}"] = "\n".join(text.get_text() for text in texts)
+    return views
+
+
+def _words(text: str) -> str:
+    """Return the words and numbers of a text without markup, in lower case."""
+    plain = html.unescape(re.sub(r"<[^>]*>", "", text))
+    return " ".join(re.findall(r"[\w.]+", plain.lower()))
+
+
+def printed(result: FeatureFile, format: str, notes: io.StringIO | None = None) -> str:
+    """Return what the command prints of a result on 80 columns; its notes are added to `notes`."""
     out, width = io.StringIO(), os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = str(NARROW)
+    notes = notes or io.StringIO()
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(notes):
             Report(format=format).show(Answer(result))
     finally:
         del os.environ["COLUMNS"]
@@ -639,6 +697,7 @@ PROMISES = (
     Promise("leaves out or refuses rows without a partner", _leaves_out_or_refuses),
     Promise("survives hostile names", _survives_hostile_names),
     Promise("shows every column in every format", _prints_every_column),
+    Promise("says its claims", _says_its_claims),
     Promise("has an example", _has_an_example),
     Promise("answers paths", _answers_paths),
     Promise("answers on the command line", _answers_on_the_command_line),

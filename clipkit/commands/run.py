@@ -74,10 +74,16 @@ def _check_command(name: str) -> ClipkitCommand:
         from clipkit.analysis import own
         from clipkit.commands import contract
         from clipkit.report.html import as_html
+        from clipkit.report.markdown import as_markdown
         from clipkit.report.questions import of_files
 
         analysis = own.load(name)
-        broken = contract.check(analysis, lambda path: as_html(of_files([path])))
+
+        def make_pages(path: Path) -> list[str]:
+            page = of_files([path])
+            return [as_html(page), as_markdown(page)]
+
+        broken = contract.check(analysis, make_pages)
         for sentence in broken:
             sys.stdout.write(f"{console.escaped(sentence)}\n")
         if broken:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import for_people, results
 from clipkit.analysis.sections import MISTAKES
+from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import option
@@ -59,9 +60,17 @@ def draw_confusion(
     counts, names, by_class = matrix.counts, matrix.class_names, matrix.class_accuracy
     of = "" if groups is None else " of groups"
     title = f"Confusion{of} ({matrix.label})"
-    figure = confusion(counts, names, class_accuracy=by_class, title=title)
+    figure = confusion(
+        counts, names, class_accuracy=by_class, verdict=_verdict(result, scored), title=title
+    )
     finding = _confusion_finding(counts, names, by_class, scored.kept_by_chance)
     return style.state(figure, finding, source)
+
+
+def _verdict(result: FeatureFile, scored: results.Predictions) -> str:
+    """Return what the accuracy of the drawn run is above or below; "" if nothing is claimed."""
+    of_run = [claim for claim in claims_of(result) if claim.run == scored.run]
+    return claims.relations(of_run) if of_run else ""
 
 
 def _is_no_curve(result: FeatureFile) -> bool:
@@ -116,6 +125,7 @@ def confusion(
     class_names: Sequence[str],
     *,
     class_accuracy: float | None = None,
+    verdict: str = "",
     title: str | None = None,
 ) -> Figure:
     """Draw a confusion matrix in percent of each true class, with accuracy and N above it.
@@ -132,6 +142,8 @@ def confusion(
     class_names : sequence of C str
     class_accuracy : float, optional
         If rows and columns are groups of classes: the accuracy by class, a fraction.
+    verdict : str
+        What the accuracy by class is above or below, and what it is not decided against.
     """
     counts = np.asarray(counts, np.float64)  # (C, C)
     names = style.sanitize_names(class_names, 24)
@@ -145,6 +157,8 @@ def confusion(
     if class_accuracy is not None:
         noun = "group"
         fact = f"accuracy by group {accuracy}, accuracy by class {100 * class_accuracy:.2f} %"
+    if verdict:
+        fact = f"{fact}, {verdict}"
     if len(counts) > MAX_CLASSES:
         return _largest_confusions(counts, class_names, fact, title)
     return _row_percentages(counts, names, names, f"predicted {noun}", fact, title, noun)

@@ -150,6 +150,7 @@ ANALYSIS = Analysis(
     claims=_claim,
     findings=_find,
     needs="cost low high rows",
+    topic="Prompts",
     panel=UNDERSTAND,
     null="labels",
     picture=(

@@ -79,5 +79,6 @@ ANALYSIS = Analysis(
     "Which images are most similar to a prompt or an image?",
     nearest,
     columns=COLUMNS,
+    topic="Neighbours",
     null="labels",
 )

@@ -229,6 +229,7 @@ ANALYSIS = Analysis(
     claims=_claim,
     findings=_find,
     needs="threshold tpr tpr_low tpr_high fpr fpr_low fpr_high",
+    topic="Matches",
     explanation=EXPLANATION,
     null=_shuffle,
 )

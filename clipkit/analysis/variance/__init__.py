@@ -165,6 +165,7 @@ ANALYSIS = Analysis(
     columns=COLUMNS,
     layout=Layout(arrange=_largest_shares),
     findings=_find,
+    topic="Variance",
     null="attributes",
     explanation=_explain,
     picture=(
