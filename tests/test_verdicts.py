@@ -460,6 +460,24 @@ def neighbours(world, random):
     return draw
 
 
+def asked_neighbours(world, random):
+    """Images nearest to a text of each class, if the features hold classes."""
+    K = len(world.weights)
+    centres = random.normal(size=(K, 5))
+    known = 0 if world.is_null else random.random()
+
+    def draw(n):
+        labels = random.choice(K, few(n), p=world.weights)
+        file = images(known * centres[labels] + random.normal(size=(len(labels), 5)), labels)
+        names = list(map(str, range(K)))
+        texts = FeatureFile("texts", file.history, features=np.float32(centres), texts=names)
+        texts.class_index, texts.class_names = np.arange(K), names
+        found = verdicts.claims_of(neighbours_of(file, texts, k=5))
+        return decided(found[0].verdict) if found else ""
+
+    return draw
+
+
 def models(world, random):
     """Two models of the same images, which have no cause in common in a null world."""
     maps = random.normal(size=(2, 3, 8))
@@ -623,6 +641,7 @@ RULES = {
     "a recall is above chance": Rule(retrieval),
     "clusters agree with classes": Rule(clusters),
     "neighbours are of the same class": Rule(neighbours),
+    "neighbours are of the asked class": Rule(asked_neighbours),
     "two models agree": Rule(models),
     "a group differs in a prompt": Rule(prompts_of_groups, is_turned),
     "it differs more than for the control": Rule(prompts_of_control, is_turned),

@@ -39,6 +39,7 @@ FEWEST_OTHERS = 20  # other texts that are a control of words
 FEW_OTHERS = f"there are fewer than {FEWEST_OTHERS} other words"
 # What would decide, by what keeps a claim open; a command line may say more (see `with_steps`)
 STEPS = {NO_CONTROL: MAKE_CONTROL, FEW_OTHERS: "add texts about anything else to the words"}
+MORE_IMAGES = "images would decide"
 FAR = f"even {FARTHEST} times as many rows may not decide"
 NAMED = 3  # things that a sentence names; of more, it has the number
 EQUAL_DRAWS = 999  # of right rows over classes that are equal
@@ -207,14 +208,14 @@ def _bracketed(text: str) -> str:
 
 
 def with_steps(sentences: Sequence[str], steps: Mapping[str, str] = STEPS) -> list[str]:
-    """Return sentences with a hint behind each that says what keeps it open: the step to take.
+    """Return sentences with a hint behind the first that says what keeps it open: the step to take.
 
     >>> with_steps([f"not decided: x ({FEW_OTHERS})"])[0].partition("; hint: ")[2]
     'add texts about anything else to the words'
     """
-    found = []
+    found, untold = [], dict(steps)
     for text in sentences:
-        hints = [step for because, step in steps.items() if because in text]
+        hints = [untold.pop(because) for because in list(untold) if because in text]
         found.append("; hint: ".join([text, *hints]))
     return found
 
@@ -351,12 +352,14 @@ def _name_above(claims: Sequence[Claim], words: str) -> str:
 class Highest(NamedTuple):
     """The highest of several numbers, and those that equal it, by their places.
 
-    `open_against` are lower, but this is not decided.
+    `open_against` are lower, but this is not decided. `half` (S,) are the half widths of the
+    intervals of the differences.
     """
 
     first: int
     equal: list[int]
     open_against: list[int]
+    half: Floats
 
 
 def highest(values: ArrayLike, low: ArrayLike, high: ArrayLike) -> Highest | None:
@@ -376,7 +379,7 @@ def highest(values: ArrayLike, low: ArrayLike, high: ArrayLike) -> Highest | Non
     half = _widening(tried * (tried - 1) // 2) * np.hypot(top - lower[equal[0]], upper - numbers)
     is_lower = top - numbers > half
     others = np.flatnonzero((numbers < top) & ~is_lower).tolist()
-    return Highest(equal[0], equal, others)
+    return Highest(equal[0], equal, others, half)
 
 
 def best_of(noun: str, names: Sequence[str], values: ArrayLike, limits: Sequence[ArrayLike]) -> str:
@@ -559,10 +562,19 @@ def best_run_sentence(claims: Sequence[Claim], limits: Sequence[ArrayLike]) -> s
     if len(claims) == 1:
         return _capitalized(best)
     text = f"Best of {_count(len(claims), 'run')}: {best}"
-    others = len(found.equal) - 1 + len(found.open_against)
+    others = found.equal[1:] + found.open_against
     if others:
-        text += f"; {NOT_DECIDED} against {_count(others, 'other run')}"
+        step = would_decide([_below_first(claims, found, place) for place in others])
+        text += f"; {NOT_DECIDED} against {_count(len(others), 'other run')}{_bracketed(step)}"
     return text
+
+
+def _below_first(claims: Sequence[Claim], found: Highest, place: int) -> Claim:
+    """Hold the highest of several numbers against another one."""
+    first, half = claims[found.first], found.half[place]
+    apart = first.value - claims[place].value
+    other = Reference(claims[place].subject, 0.0)
+    return Claim(first.subject, apart, apart - half, apart + half, other, first.n, POINTS)
 
 
 def paired_limits(row: Mapping[str, Any], tried: int = 1) -> tuple[float, float]:

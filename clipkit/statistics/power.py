@@ -125,6 +125,38 @@ def error_rows(error: float, null: float, limit: float, n: float) -> float:
     return n * factor if factor <= FARTHEST else math.inf
 
 
+def variance_rows(share: float, limit: float, n: float, level: float = LEVEL) -> float:
+    """Return about how many rows decide with 80 % power that an attribute explains variance.
+
+    The limit, which 1 - level / 2 of unrelated attributes are below, falls with the number of rows,
+    as do the deviations of their shares. In four simulated worlds, so many rows decided in 53 % of
+    draws of one-dimensional embeddings, and in 82 to 89 % of others.
+
+    Parameters
+    ----------
+    share : float
+        The share of the variance on n rows, adjusted.
+    limit : float
+    n : float
+    level : float
+
+    Returns
+    -------
+    float
+        Rows; infinite for more than FARTHEST times `n`.
+
+    >>> round(variance_rows(0.0286, 0.0329, 60))
+    118
+    """
+    from scipy.special import ndtri
+
+    deviation = limit / float(ndtri(1 - level / 2)) / HALF_NORMAL
+    if not share > 0:
+        return math.inf
+    factor = (limit + POWER_QUANTILE * deviation) / share
+    return n * factor if factor <= FARTHEST else math.inf
+
+
 def _factor_of_shares(share: float, low: float, other: float, other_high: float) -> float:
     """Return how many times the rows decide that a share is above another one."""
     rows, other_rows = _effective_rows(share, low), math.inf

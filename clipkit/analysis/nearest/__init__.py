@@ -43,7 +43,8 @@ def nearest(
 
     In logits, each prompt searches the images. Of equal cosines, the first row of FILE comes first.
     Some row is always the nearest; `threshold` says which cosine is a match. If a file with classes
-    searches itself, the verdict holds the neighbours of the same class against permuted classes.
+    searches itself, the verdict holds the neighbours of the same class against permuted classes. If
+    texts of classes search it, it holds those of the asked class.
 
     Example: clipkit nearest img.h5 -q "a red car" --columns id --no-header
     """

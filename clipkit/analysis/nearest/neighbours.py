@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any
 
@@ -19,11 +20,12 @@ from clipkit.features.compatibility import check_widths, common_logit_scale
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.statistics import metrics
-from clipkit.statistics.claims import Claim, of_draws
-from clipkit.statistics.dependence import permute
+from clipkit.statistics.claims import CHANCE, ROUNDING, Claim, Reference, by_permutations, of_draws
+from clipkit.statistics.dependence import p_of, permute
 
 BLOCK_BYTES = 1 << 26  # of cosines that are ranked at once
 FEW = 64  # queries whose candidates are united
+ASKED = "neighbours of the asked class:"
 PERMUTATIONS = 300  # of the labels
 SETS = 256  # of candidates, whose largest cosines are a bound
 BLOCK_SIZE = 1 << 22  # numbers of candidates that are held in float64 at once, 32 MiB
@@ -176,13 +178,13 @@ def nearest(
         `rank`, from 1; `id` of the image, or `prompt`, that is near; `cosine`; and `label`, its
         class, if the file has classes. Of equal cosines, the first row of the file comes first. If
         a file with classes searches itself, the result claims how many neighbours are of the same
-        class.
+        class; if texts of classes search it, how many are of the class that is asked for.
     """
     file = as_file(file, "file", "images texts logits")
     queries = as_file(queries, "queries", "images texts")
     if k < 1:
         raise UsageError(f"k: expected at least 1, got {k}")
-    candidates = _Side(file, split)
+    candidates, asked = _Side(file, split), None
     if file.kind == "logits":
         if queries is not None:
             message = f"{file.display_name}: expected images or texts to search, got logits"
@@ -198,7 +200,7 @@ def nearest(
     else:
         _check_pair(file, queries)
         others = _Side(queries, split)
-        names = others.names
+        names, asked = others.names, _asked_classes(queries, candidates)
         k = min(k, len(candidates.rows))
         found = find(others.unit_rows(), candidates.rows, k, name=candidates.where)
     result = FeatureFile("result", display_name=file.display_name)
@@ -208,7 +210,47 @@ def nearest(
     result.runs = _columns(names, candidates, found)
     if queries is None and candidates.labels is not None and file.kind != "logits":
         keep(result, _of_same_class(candidates.labels, found.rows, candidates.clusters))
+    if asked is not None and candidates.labels is not None:
+        keep(result, _of_asked_class(asked, candidates.labels, found.rows, candidates.clusters))
     return result
+
+
+def _asked_classes(queries: FeatureFile, candidates: _Side) -> Int64 | None:
+    """Return the class of each text that searches images, -1 for none; None if nothing has one."""
+    if queries.kind != "texts" or queries.class_index is None or not candidates.split:
+        return None
+    numbers = {name: number for number, name in enumerate(candidates.file.class_names or [])}
+    names = queries.class_names or []
+    return np.array(
+        [numbers.get(names[one], -1) if one >= 0 else -1 for one in queries.class_index]
+    )
+
+
+def _of_asked_class(
+    asked: Int64, labels: Int64, neighbours: Int64, clusters: Int64 | None = None
+) -> list[Claim]:
+    """Hold the share of neighbours (Q, k) of the asked class (Q,) against permuted labels (N,).
+
+    Neighbours without a class do not count. Nothing is claimed of a single class.
+    """
+    labelled = np.flatnonzero(labels >= 0)
+    classes = labels[labelled]
+    place = np.full(len(labels), -1)
+    place[labelled] = np.arange(len(labelled))
+    queries, ranks = np.nonzero((place[neighbours] >= 0) & (asked >= 0)[:, None])
+    found, wanted = place[neighbours[queries, ranks]], asked[queries]
+    if not len(found) or (classes == classes[0]).all():
+        return []
+    random = np.random.RandomState(0)
+    of_labelled = None if clusters is None else clusters[labelled]
+    shares = [float((classes[found] == wanted).mean())]
+    for _ in range(PERMUTATIONS):
+        drawn = classes[permute(random, len(classes), of_labelled)]
+        shares.append(float((drawn[found] == wanted).mean()))
+    chance = float(np.mean([(classes == one).mean() for one in wanted]))
+    unknown = math.nan  # more images have other neighbours
+    claim = Claim(ASKED, shares[0], unknown, unknown, Reference(CHANCE, chance), len(found))
+    return [by_permutations(claim, p_of(np.array(shares[1:]), shares[0], ROUNDING))]
 
 
 def _of_same_class(labels: Int64, neighbours: Int64, clusters: Int64 | None = None) -> list[Claim]:

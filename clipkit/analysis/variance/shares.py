@@ -38,6 +38,7 @@ from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import prompts_entry
 from clipkit.statistics.claims import ABOVE, LEVEL, NOT_DECIDED, Claim, Reference
+from clipkit.statistics.power import variance_rows
 
 Bools = NDArray[np.bool_]
 
@@ -453,7 +454,8 @@ def _claims(terms: Sequence[Term]) -> list[Claim]:
         claim = Claim(term.name, share, math.nan, math.nan, others, rows, run=run, verdict=ABOVE)
         if share <= largest:
             why = f"some {UNRELATED} explain as much by chance"
-            claim = replace(claim, verdict=NOT_DECIDED, because=why)
+            needs = variance_rows(share, largest, rows, LEVEL / len(terms))
+            claim = replace(claim, verdict=NOT_DECIDED, because=why, needs=needs)
         claims.append(claim)
     return claims
 
