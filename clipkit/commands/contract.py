@@ -538,8 +538,6 @@ def _says_its_claims(trial: Trial) -> Iterator[str]:
 
 def _views(trial: Trial) -> dict[str, str]:
     """Return what people read of a result, by where they do."""
-    from matplotlib.text import Text
-
     from clipkit import plots
     from clipkit.commands.info import info
     from clipkit.plots import style
@@ -559,8 +557,7 @@ def _views(trial: Trial) -> dict[str, str]:
     for picture in plots.pictures_of(result)[:1]:
         figure, source = picture.draw_file(result)
         style.finish(figure, source)
-        texts = [text.get_text() for text in figure.findobj(Text) if isinstance(text, Text)]
-        views[f"picture {picture.name}"] = "\n".join(texts)
+        views[f"picture {picture.name}"] = "\n".join(style.texts_of(figure))
     return views
 
 

@@ -487,6 +487,13 @@ def legend_line(**look: Any) -> Artist:
     return Line2D([], [], **look)
 
 
+def texts_of(fig: Figure) -> list[str]:
+    """Return all texts of a figure, those of its legends too."""
+    from matplotlib.text import Text
+
+    return [text.get_text() for text in fig.findobj(Text) if isinstance(text, Text)]
+
+
 def title_of(fig: Figure) -> str:
     """Return the title of a figure in one line."""
     return fig.get_suptitle().replace("\n", " ")
