@@ -15,6 +15,7 @@ from shell import clipkit, fails, ok
 
 from clipkit import datasets, plots
 from clipkit.analysis import results
+from clipkit.base.errors import UsageError
 from clipkit.features import FeatureFile, read
 from clipkit.plots import style
 from clipkit.plots.confusion import draw_classes, draw_confusion
@@ -368,12 +369,33 @@ def test_a_source_names_each_part_once_and_shortens_long_lists():
     assert results.source_label(files[0]) == "a on shapes, prompts: generic32.txt"
 
 
+def confused(counts, names):
+    """Return a result with the given confusion matrix (true, predicted)."""
+    true, predicted = np.indices(np.shape(counts)).reshape(2, -1).repeat(np.ravel(counts), axis=1)
+    return result_file([{"acc1": 0.5}], true, [predicted], [{"command": "probe"}], names)
+
+
 def finding(draw, counts, groups=None):
     """Return the title of the picture of a confusion matrix (true, predicted)."""
-    true, predicted = np.indices(np.shape(counts)).reshape(2, -1).repeat(np.ravel(counts), axis=1)
-    names = ["cat", "dog", "car"][: len(counts)]
-    result = result_file([{"acc1": 0.5}], true, [predicted], [{"command": "probe"}], names)
+    result = confused(counts, ["cat", "dog", "car"][: len(counts)])
     return draw(result, None, None, groups)[0].get_suptitle()
+
+
+def test_the_title_of_a_confusion_says_which_value_of_a_table_errors_share(tmp_path):
+    counts = 20 * np.eye(12, dtype=int)
+    for number in range(4):
+        counts[number, 4 + number] = 10
+    result = confused(counts, [f"class{n}" for n in range(12)])
+    ids = result.splits["test"].ids
+    coats = np.repeat(["banded", "striped", "solid"], 4)[result.splits["test"].labels]
+    table = {"id": ids, "coat": coats.tolist(), "place": ["left", "right"] * (len(ids) // 2)}
+    title = " ".join(draw_confusion(result, table=table)[0].get_suptitle().split())
+    assert title == (
+        "40 of 120 banded images are called striped: 100 % of all errors, in 4 of 4 classes"
+    )
+    assert "banded" not in draw_confusion(result)[0].get_suptitle()
+    with pytest.raises(UsageError, match="expected --groups or --table, got both"):
+        draw_confusion(result, groups="groups.tsv", table=table)
 
 
 def test_a_finding_names_what_stands_out_and_nothing_in_a_tie(tmp_path):

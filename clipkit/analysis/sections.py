@@ -5,7 +5,7 @@ CAPTIONS, PROBABILITIES, CHANGES, MADE = "captions", "probabilities", "changes",
 SECTIONS = {
     BETTER: "Which model is better?",
     RIGHT: "How often is it right?",
-    MISTAKES: "What does it confuse?",
+    MISTAKES: "What does it confuse, and which attribute explains it?",
     KNOWN: "What does it know?",
     CAPTIONS: "Do captions and images find each other?",
     PROBABILITIES: "Are its probabilities right?",

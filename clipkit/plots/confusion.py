@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from clipkit.analysis import for_people, results
+from clipkit.analysis.mistakes.kept import find_shared_error
+from clipkit.analysis.options import Table
 from clipkit.analysis.sections import MISTAKES
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.options import option
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
@@ -20,7 +22,7 @@ from clipkit.plots import heatmap, style
 from clipkit.plots.picture import Groups, Picture, Run, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import claims, main_number, metrics
-from clipkit.statistics.shared_errors import shared_error, words_of_names
+from clipkit.statistics.shared_errors import SharedError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,18 +54,32 @@ def _read_predictions(
 
 
 def draw_confusion(
-    result: FeatureFile, split: Split = None, run: Run = None, groups: Groups = None
+    result: FeatureFile,
+    split: Split = None,
+    run: Run = None,
+    groups: Groups = None,
+    table: Table = None,
 ) -> Drawn:
-    """Draw the confusion matrix of a probe or of zero-shot classification."""
+    """Draw the confusion matrix of a probe or of zero-shot classification.
+
+    The title says which value of an attribute is taken for another one, if many errors share it.
+    The attributes are those of TABLE or, without one, of `shapes` or the words of class names.
+    """
+    if groups is not None and table is not None:
+        raise UsageError("expected --groups or --table, got both", "clipkit plot confusion --help")
     scored, source = _read_predictions(result, split, run, groups)
     matrix = results.count(scored)
     counts, names, by_class = matrix.counts, matrix.class_names, matrix.class_accuracy
     of = "" if groups is None else " of groups"
     title = f"Confusion{of} ({matrix.label})"
+    shared = None
+    if groups is None:
+        result, split = choose_split(result, split)
+        shared = find_shared_error(result, split, scored, table)
     figure = confusion(
         counts, names, class_accuracy=by_class, verdict=_verdict(result, scored), title=title
     )
-    finding = _confusion_finding(counts, names, by_class, scored.kept_by_chance)
+    finding = _confusion_finding(counts, names, by_class, scored.kept_by_chance, shared)
     return style.state(figure, finding, source)
 
 
@@ -89,9 +105,13 @@ CONFUSION = Picture(
 
 
 def _confusion_finding(
-    counts: NDArray[Any], names: Sequence[str], by_class: float | None, chance: float
+    counts: NDArray[Any],
+    names: Sequence[str],
+    by_class: float | None,
+    chance: float,
+    shared: SharedError | None,
 ) -> str:
-    """Say whether errors stay within groups or, of classes, which error is the most frequent."""
+    """Say whether errors stay within groups or, of classes, what most of them are."""
     errors = _errors(counts)
     if by_class is not None:
         wrong = counts.sum() * (1 - by_class)
@@ -101,7 +121,6 @@ def _confusion_finding(
         return claims.kept_group_sentence(share, round(wrong), chance)
     if not errors.any():
         return ""
-    shared = shared_error(counts, words_of_names(names))
     if shared is not None:
         return claims.shared_error_sentence(shared)
     true, predicted = np.unravel_index(errors.argmax(), errors.shape)

@@ -224,7 +224,7 @@ class Sections:
                 Drawing(draw_classes, options),
             ]
             predictions = results.predictions(scored.file, scored.split)
-            shared = shared_errors(predictions, scored.name)
+            shared = shared_errors(predictions, scored.file, scored.split, scored.name)
             self._facts[MISTAKES] = shared + self._facts[MISTAKES]
             table = _confusion_table(scored)
             if table is not None:

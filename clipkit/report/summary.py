@@ -9,6 +9,7 @@ import numpy as np
 from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
+from clipkit.analysis.mistakes.kept import find_shared_error
 from clipkit.analysis.results import Predictions, Row
 from clipkit.analysis.sections import KNOWN
 from clipkit.analysis.verdicts import claims_of
@@ -23,7 +24,6 @@ from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import p_name
 from clipkit.statistics import claims, main_number, metrics
 from clipkit.statistics.claims import CONTROL
-from clipkit.statistics.shared_errors import shared_error, words_of_names
 
 MAIN = "Main result"
 
@@ -141,10 +141,9 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     return [Fact("Lowest class", f"{text}.", source, class_name=printable[lowest])]
 
 
-def shared_errors(scored: Predictions, source: str) -> list[Fact]:
-    """Say which change of an attribute's value the errors share, by the words of class names."""
-    counts = results.count(scored).counts
-    shared = shared_error(counts, words_of_names(scored.class_names))
+def shared_errors(scored: Predictions, result: FeatureFile, split: str, source: str) -> list[Fact]:
+    """Say which change of an attribute's value the errors share."""
+    shared = find_shared_error(result, split, scored)
     if shared is None:
         return []
     return [Fact("What errors share", f"{escape(claims.shared_error_sentence(shared))}.", source)]

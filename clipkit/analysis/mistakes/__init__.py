@@ -44,10 +44,11 @@ def mistakes(
 ) -> FeatureFile:
     """Report for each attribute how many errors keep its value, and which change is the largest.
 
-    The attributes are those of TABLE that all images of a class share or, without a table, the
-    words of class names. `chance` is what errors keep if the classes exchange their values. `p` is
-    corrected for all attributes. `value` is the value of which most images are predicted as another
-    one, `predicted`. `change_p` says how often errors that know no attribute share as many.
+    The attributes are those of TABLE that all images of a class share. Without a table, they are
+    those of `shapes` if the images are, else the words of class names. `chance` is what errors keep
+    if the classes exchange their values. `p` is corrected for all attributes. `value` is the value
+    of which most images are predicted as another one, `predicted`. `change_p` says how often errors
+    that know no attribute share as many.
 
     Example: clipkit mistakes zeroshot.h5 --table shapes
     """

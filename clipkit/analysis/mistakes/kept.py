@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +12,7 @@ import numpy as np
 from clipkit.analysis import results
 from clipkit.analysis.results import Predictions, Row
 from clipkit.base import console
-from clipkit.base.errors import ClipkitError
+from clipkit.base.errors import ClipkitError, unknown
 from clipkit.base.matrices import Int64
 from clipkit.features.annotations import Attribute, read_annotations
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
@@ -22,12 +23,15 @@ from clipkit.statistics import metrics
 from clipkit.statistics.shared_errors import (
     Changes,
     Kept,
+    SharedError,
     code_values,
     kept_values,
     largest_changes,
+    shared_error,
     words_of_names,
 )
 
+BUNDLED = "shapes"  # the data set that has its own table of attributes
 NO_ERRORS = Kept(math.nan, math.nan, math.nan)
 
 
@@ -49,7 +53,8 @@ def measure(
     result : Features
         Of `probe`, `zeroshot` or `predict`, with labels.
     table : Table, optional
-        Attributes of the images, or ``shapes``. Without it, the words of class names are.
+        Attributes of the images. By default those of ``shapes`` if they are its images, else the
+        words of class names.
     columns : str or sequence of str, optional
         Attributes to use, by default all that the images of each class share.
     split : str, optional
@@ -113,19 +118,48 @@ def read_values(
     *,
     common: bool = False,
 ) -> ClassValues:
-    """Return the values of classes: of a table or, without one, the words of their names.
+    """Return the values of classes: of a table or, without one, those that the images bring.
 
     An attribute is left out if it differs among the images of a class.
     """
+    if table is not None:
+        found, differing = _values_of_table(result, split, scored, table, columns, common=common)
+        if differing:
+            names = results.join_names(differing)
+            console.note(f"left out {names}: images of one class differ in it")
+        return found
+    found = _own_values(result, split, scored)
+    if not code_values(found.values):
+        raise ClipkitError(
+            f"{result.display_name}: the class names have no words in common",
+            "name a table of attributes with --table",
+        )
+    for name in columns:
+        if name not in found.values:
+            raise unknown("attribute", name, [*found.values])
+    return found._replace(values={name: found.values[name] for name in columns or found.values})
+
+
+def _own_values(result: FeatureFile, split: str, scored: Predictions) -> ClassValues:
+    """Return the values of classes: of a bundled table or, of other images, the words of names."""
+    if result.history.dataset_names == [BUNDLED]:
+        with contextlib.suppress(ClipkitError):  # a folder of other images may have the same name
+            return _values_of_table(result, split, scored, BUNDLED)[0]
     classes = np.unique(scored.labels)
-    if table is None:
-        values = words_of_names([scored.class_names[label] for label in classes])
-        if not code_values(values):
-            raise ClipkitError(
-                f"{result.display_name}: the class names have no words in common",
-                "name a table of attributes with --table",
-            )
-        return ClassValues(values, classes, "names", {})
+    names = [scored.class_names[label] for label in classes]
+    return ClassValues(words_of_names(names), classes, "names", {})
+
+
+def _values_of_table(
+    result: FeatureFile,
+    split: str,
+    scored: Predictions,
+    table: Table,
+    columns: Sequence[str] = (),
+    *,
+    common: bool = False,
+) -> tuple[ClassValues, list[str]]:
+    """Return the values that images of a class share, and the attributes in which they differ."""
     annotations = read_annotations(result, table, columns, splits=[split], common=common)
     values, differing = {}, []
     for attribute in annotations.attributes:
@@ -143,10 +177,22 @@ def read_values(
             "several classes, got none",
             "clipkit compare RESULT --table TABLE --attribute NAME has the accuracy by value",
         )
-    if differing:
-        console.note(f"left out {results.join_names(differing)}: images of one class differ in it")
+    classes = np.unique(scored.labels)
     values = {name: values[name] for name in usable}
-    return ClassValues(values, classes, annotations.source, dict(annotations.inputs))
+    return ClassValues(values, classes, annotations.source, dict(annotations.inputs)), differing
+
+
+def find_shared_error(
+    result: FeatureFile, split: str, scored: Predictions, table: Table | None = None
+) -> SharedError | None:
+    """Return the change of an attribute's value that errors share; see `shared_error`.
+
+    The attributes are those of a table or, without one, those that the images bring.
+    """
+    found = _own_values(result, split, scored)
+    if table is not None:
+        found = read_values(result, split, scored, table)
+    return shared_error(found.counts(scored), found.values)
 
 
 def _values_of_classes(attribute: Attribute, labels: Int64, codes: Int64) -> list[str] | None:
