@@ -51,6 +51,16 @@ def test_a_probe_that_scores_what_it_fitted_says_so_in_its_history():
     assert "caveats" not in evaluate_grid(file).history[-1]
 
 
+def test_exported_runs_that_score_what_was_fitted_are_warned_of(tmp_path):
+    write(tmp_path / "leaked.h5", evaluate_grid(images(SIZES), fit_split="test"))
+    write(tmp_path / "sound.h5", evaluate_grid(images(SIZES)))
+    for words in ([], ["--runs"]):
+        done = ok("convert", tmp_path / "leaked.h5", tmp_path / f"{len(words)}.csv", *words)
+        assert f"leaked.h5: {FITTED.replace('160', '40')[:-1]}" in done.stderr
+        done = ok("convert", tmp_path / "sound.h5", tmp_path / f"{len(words)}.tmp.csv", *words)
+        assert done.stderr == ""
+
+
 def test_copies_and_a_choice_on_the_scored_split_are_recorded():
     file = images(SIZES, copies=3)
     assert caveats(evaluate_grid(file)) == [("fitted", "test", 3, 40)]

@@ -48,6 +48,15 @@ def rows_of(right: dict[str, NDArray[np.bool_]]) -> list[dict[str, Any]]:
     return board([result(name, of_result) for name, of_result in right.items()]).rows()
 
 
+def test_p_is_corrected_for_the_pairs_of_the_table_and_for_no_groups(tmp_path):
+    (tmp_path / "groups.tsv").write_text("cat\tpet\ndog\tpet\nfox\twild\n")
+    paired = comparison.pair([result(name, right) for name, right in RIGHT.items()])
+    compared = comparison.compare(paired, groups=str(tmp_path / "groups.tsv"))
+    assert {row["scope"] for row in compared.rows()} > {"group"}
+    for row, plain in zip(leaderboard(paired, compared).rows(), rows_of(RIGHT), strict=True):
+        assert row["p_holm"] == pytest.approx(plain["p_holm"], nan_ok=True)
+
+
 def test_each_row_has_the_numbers_of_its_result_computed_again():
     found = rows_of(RIGHT)
     assert [row["result"] for row in found] == list(RIGHT)

@@ -148,11 +148,13 @@ def test_files_without_labels_or_classes_and_shares_out_of_range_are_refused(tmp
     assert "images of train were also fitted" in ok(*same).stderr
     assert "also fitted" not in ok(*same, "--at", "0.2").stderr
     assert "between 0 and 1" in fails("threshold", path, "--fpr", "1", exit_code=2)
-    for word in ("x", "nan"):
+    for word in ("x", "nan", "inf"):
         assert "expected a number" in fails("threshold", path, "--at", word, exit_code=2)
-    for word in ("2", "-1.5", "inf"):
+    for word in ("2", "-1.5"):
         assert "a cosine from -1 to 1" in fails("threshold", path, "--at", word, exit_code=2)
     ok(*same, "--standardize", "--at", "2")
+    with fails_with("at: expected a number, got inf"):
+        thresholds.choose(logits(), at=[np.inf], standardize=True)
     file = logits()
     file.splits["test"].labels = None
     with fails_with("expected labels in test"):

@@ -292,7 +292,11 @@ def _export(
         _refuse(of_tables, f"is for {FOR_TABLES}, but the output is {output}")
         leaderboards.write(output, features.read(source), split=split, force=force)
         return
+    from clipkit.analysis import results
+
     with features.open_file(source) as file:
+        for caveat in results.caveats(file) if file.is_result else []:
+            console.warn(f"{source}: {results.describe_caveat(caveat)}")
         small = None
         if table:
             file, split = formats.only_runs(file, split), None

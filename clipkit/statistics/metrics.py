@@ -362,13 +362,16 @@ def error_consistency(both: int, only_a: int, only_b: int, neither: int) -> floa
 def holm(p: ArrayLike) -> Floats:
     """Return p-values (m,) corrected for m tests by Holm's step-down method (Holm 1979).
 
-    >>> holm([0.01, 0.04, 0.03]).tolist()
-    [0.03, 0.06, 0.06]
+    NaN is no test, and stays.
+
+    >>> holm([0.01, 0.04, np.nan, 0.03]).tolist()
+    [0.03, 0.06, nan, 0.06]
     """
     p = np.asarray(p, np.float64)
-    order = np.argsort(p, kind="stable")
-    factors = np.arange(len(p), 0, -1)
-    corrected = np.empty(len(p))
+    tests = np.count_nonzero(~np.isnan(p))
+    order = np.argsort(p, kind="stable")[:tests]  # NaN is last
+    factors = np.arange(tests, 0, -1)
+    corrected = np.full(len(p), np.nan)
     corrected[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
     return corrected
 

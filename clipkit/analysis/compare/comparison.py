@@ -582,9 +582,8 @@ def _add_worst(
 
 def _add_holm(rows: Sequence[Row]) -> None:
     """Add p with Holm's correction for all rows."""
-    p = np.array(column(rows, "p"))
-    p[~np.isnan(p)] = metrics.holm(p[~np.isnan(p)])
-    for row, corrected in zip(rows, p.tolist(), strict=True):
+    p = metrics.holm(column(rows, "p")).tolist()
+    for row, corrected in zip(rows, p, strict=True):
         row["p_holm"] = corrected
         row["kappa"] = row.pop("kappa")  # p_holm follows p
 

@@ -15,7 +15,7 @@ from clipkit.analysis.results import Row, holds_classes, make_result, newest_ent
 from clipkit.base.errors import UsageError
 from clipkit.features.arguments import Features, Several, as_file, checked
 from clipkit.features.model import FeatureFile
-from clipkit.statistics import claims, main_number
+from clipkit.statistics import claims, main_number, metrics
 
 
 @checked
@@ -39,8 +39,9 @@ def leaderboard(
         `rows` and, of rows that depend on each other, `clusters`; `chance`, what its
         permuted predictions give, if there are classes; `acc1` with Wilson's interval, by
         `metrics.effective_rows`; of unequal classes the columns of `results.recalls_of_runs`;
-        `to_first`, its accuracy minus that of the first, with the
-        interval of `compared`; `p_holm` of the difference; and a `verdict` (see
+        `to_first`, its accuracy minus that of the first, with the interval of `compared`; `p_holm`
+        of the difference, with Holm's correction for the pairs of this table, and not for groups
+        that were compared; and a `verdict` (see
         `claims.verdict_of_b`). What does not apply is NaN or "".
     """
     paired = as_paired(paired)
@@ -62,12 +63,13 @@ def leaderboard(
                 "compared: expected the comparison of these results in this order, got another",
                 "leave it out, and it is computed",
             )
-        for pair in pairs:
+        p_values = metrics.holm([pair["p"] for pair in pairs]).tolist()
+        for pair, p in zip(pairs, p_values, strict=True):
             difference = {
                 "to_first": 0.0 - pair["difference"],  # 0 has no sign
                 "to_first_low": 0.0 - pair["high"],
                 "to_first_high": 0.0 - pair["low"],
-                "p_holm": pair.get("p_holm", pair["p"]),
+                "p_holm": p,
                 "verdict": claims.verdict_of_b(pair),
             }
             differences.append(difference)

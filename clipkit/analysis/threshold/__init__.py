@@ -123,7 +123,7 @@ def _parse_cosines(words: list[str]) -> list[float]:
             numbers.append(float(word))
         except ValueError:
             raise UsageError(f"at: expected a number, got {word!r}") from None
-        if math.isnan(numbers[-1]):
+        if not math.isfinite(numbers[-1]):
             raise UsageError(f"at: expected a number, got {word!r}")
     return numbers
 

@@ -6,6 +6,7 @@ pairs that do not match is above it. It is scored on another split.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -110,10 +111,11 @@ def choose(  # noqa: PLR0913 (the options of `clipkit threshold`)
     """
     logits = as_file(logits, "logits")
     fpr, at = as_list(fpr, "fpr", float), as_list(at, "at", float)
-    if not standardize:  # standardised cosines have no bounds
-        for cosine in at:
-            if not -1 <= cosine <= 1:
-                raise UsageError(f"at: expected a cosine from -1 to 1, got {cosine:g}")
+    for cosine in at:
+        if not math.isfinite(cosine):
+            raise UsageError(f"at: expected a number, got {cosine:g}")
+        if abs(cosine) > 1 and not standardize:  # standardised cosines have no bounds
+            raise UsageError(f"at: expected a cosine from -1 to 1, got {cosine:g}")
     _check_rates(fpr)
     logits, fit, evaluation = choose_rows(logits, fit_split, eval_split, seed)
     split, rows_of_split = evaluation
