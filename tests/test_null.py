@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import softmax
-from shell import fails, ok
+from shell import clipkit, fails, ok
 
 from clipkit import features
 from clipkit.analysis import shuffling
 from clipkit.analysis.calibrate import calibration
 from clipkit.analysis.shuffling import Shuffle
+from clipkit.base import signals
 from clipkit.features import FeatureFile, History, Split
 from clipkit.statistics import dependence
 
@@ -128,10 +129,30 @@ def test_what_has_no_verdicts_is_refused_in_one_line(words, said, folder):
 def test_a_question_that_claims_nothing_of_the_files_is_refused(folder):
     features.write(str(folder / "none.h5"), without_classes(), force=True)
     (line,) = fails("null", 2, "nearest", folder / "none.h5").splitlines()
-    assert "nearest claims nothing of these files" in line
+    assert "nearest: expected a verdict on these files, got none" in line
+    assert "clipkit nearest --help" in line
 
 
-@pytest.mark.long
+@pytest.mark.parametrize("error", [signals.Interrupted(2), ValueError("of a library")])
+def test_an_interrupt_prints_the_rates_of_the_runs_until_then(error, folder, monkeypatch):
+    permute, calls = shuffling.permute, []
+
+    def interrupt(*of_rows):
+        calls.append(of_rows)
+        if len(calls) > 2 * 3:  # three runs of two splits
+            monkeypatch.setattr(signals, "interrupted", lambda: signals.Interrupted(2))
+            raise error
+        return permute(*of_rows)
+
+    monkeypatch.setattr(shuffling, "permute", interrupt)
+    done = clipkit("null", 100, "probe", folder / "img.h5", "--format", "json")
+    assert done.exit_code == 128 + 2
+    assert "the rates are of 3 of 100 runs" in done.stderr
+    rows = {row["verdict"]: row for row in json.loads(done.stdout)}
+    assert rows["above chance"]["real"] == 1
+    assert sum(row["null"] for row in rows.values()) == pytest.approx(1)
+
+
 def test_clusters_that_an_option_names_are_those_of_a_file(folder, monkeypatch):
     orders = []
 

@@ -12,7 +12,7 @@ import typer
 
 from clipkit import analysis
 from clipkit.analysis.question import Analysis, Answer, record_of
-from clipkit.base import console
+from clipkit.base import console, signals
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.commands._command import ClipkitCommand, CommandGroup
 from clipkit.commands._options import Format, NoHeader, Report
@@ -86,8 +86,10 @@ def _command_of(question: Analysis, runs: int, seed: int) -> Callable[..., None]
     """Return the function of the command: that of the question, without an output."""
 
     def command(format: Format = None, no_header: NoHeader = False, **values: Any) -> None:
-        rows = _measure(question, values, runs, seed)
+        rows, interrupted = _measure(question, values, runs, seed)
         _show(rows, Report(format=format, no_header=no_header))
+        if interrupted is not None:
+            raise interrupted
 
     *of_report, _ = inspect.signature(command, eval_str=True).parameters.values()
     signature = inspect.Signature([*words_of(question), *of_report])
@@ -98,8 +100,11 @@ def _command_of(question: Analysis, runs: int, seed: int) -> Callable[..., None]
 
 def _measure(
     question: Analysis, values: Mapping[str, Any], runs: int, seed: int
-) -> list[dict[str, Any]]:
-    """Return a row for each verdict of the inputs, as they are and shuffled."""
+) -> tuple[list[dict[str, Any]], signals.Interrupted | None]:
+    """Return a row for each verdict of the inputs, as they are and shuffled.
+
+    If a signal interrupts the runs, the rows are of those that are finished, and it is returned.
+    """
     from clipkit.analysis.shuffling import LABELS, Shuffle
 
     values, seeds = check_words(question, Report(), values)
@@ -111,21 +116,31 @@ def _measure(
         given = values_at(question, values, seeds[0])
         real = _verdicts(question.ask(given | inputs))
         if not real:
-            raise ClipkitError(f"{question.name} claims nothing of these files")
+            raise ClipkitError(
+                f"{question.name}: expected a verdict on these files, got none",
+                f"clipkit {question.name} --help says on which files it has one",
+            )
         clusters = _named_clusters(question, inputs, values)
         shuffled: list[Counter[str]] = []
         draw = question.null
-        with console.progress("asking of nothing", "runs") as update:
-            for run in range(runs):
-                with console.muted():
-                    if callable(draw):
-                        shuffle = Shuffle(LABELS, (seed, run), clusters)
-                        found = draw(given | inputs, shuffle)
-                    else:
-                        found = Shuffle(draw, (seed, run), clusters).values(inputs)
-                    shuffled.append(_verdicts(question.ask(given | inputs | found)))
-                update(run + 1, runs)
-    return _rows(real, shuffled)
+        interrupted = None
+        try:
+            with console.progress("asking of nothing", "runs") as update:
+                for run in range(runs):
+                    with console.muted():
+                        if callable(draw):
+                            shuffle = Shuffle(LABELS, (seed, run), clusters)
+                            found = draw(given | inputs, shuffle)
+                        else:
+                            found = Shuffle(draw, (seed, run), clusters).values(inputs)
+                        shuffled.append(_verdicts(question.ask(given | inputs | found)))
+                    update(run + 1, runs)
+        except BaseException:  # a library may turn a signal into another error
+            interrupted = signals.interrupted()
+            if interrupted is None or not shuffled:
+                raise
+            console.note(f"the rates are of {len(shuffled):,} of {runs:,} runs")
+    return _rows(real, shuffled), interrupted
 
 
 def _check_tables(question: Analysis, values: Mapping[str, Any]) -> None:
