@@ -31,6 +31,7 @@ from clipkit.base.errors import (
     import_error,
     listed,
     meant_by,
+    synonyms_of,
     system_reason,
     unknown,
     unknown_option,
@@ -229,12 +230,21 @@ def _explain_option(name: str, ctx: Any) -> ClipkitError:
     meant = meant_by(name, [*options, *arguments])
     if meant and meant[0] in arguments:
         return UsageError(f"No such option: {name}", f"give it without an option: {usage_of(ctx)}")
-    others = [one for one in COMMANDS if one != ctx.command.name and _has_option(one, name)]
     known = [one.opts[0] for one in shown if one.opts[0].startswith("-")]
     hint = f"known: {listed(known, MAX_LISTED)}"
-    if others:
-        hint = f"it is an option of {listed(others, 4)}; {hint}"
-    return unknown_option(name, options, hint)
+    return unknown_option(name, options, f"{_elsewhere(name, ctx.command.name)}{hint}")
+
+
+def _elsewhere(name: str, command: str) -> str:
+    """Return which other commands have an option, or one that its name stands for, or ""."""
+    for wanted in [name, *synonyms_of(name)]:
+        others = [one for one in COMMANDS if one != command and _has_parameter(one, wanted)]
+        if others and wanted == name:
+            return f"it is an option of {listed(others, 4)}; "
+        if others:
+            verb = "takes" if len(others) == 1 else "take"
+            return f"{listed(others, 4)} {verb} {wanted}; "
+    return ""
 
 
 def _name_of(parameter: Any) -> str:
@@ -242,15 +252,17 @@ def _name_of(parameter: Any) -> str:
     return str(parameter.metavar or parameter.name).upper()
 
 
-def _has_option(command: str, name: str) -> bool:
-    """Whether a command has an option."""
+def _has_parameter(command: str, name: str) -> bool:
+    """Whether a command has an option, or an argument that its help shows so."""
     parameters = getattr(_command(command), "params", ())
-    return any(name in parameter.opts for parameter in parameters)
+    return any(name in (*parameter.opts, parameter.metavar) for parameter in parameters)
 
 
 def _usage_hint(error: Any, ctx: Any, command: str) -> str:
     """Return what to write for a missing argument, or for an option without a value."""
     parameter = getattr(error, "param", None)
+    if parameter is None and ctx is None:  # an option lacks its value
+        return _value_hint(str(getattr(error, "option_name", "")), command)
     if parameter is None or ctx is None:
         return f"see {command} --help"
     option = parameter.opts[0]
@@ -258,6 +270,18 @@ def _usage_hint(error: Any, ctx: Any, command: str) -> str:
         example = example_of(ctx)
         return f"for example: {example}" if example else f"the arguments are: {usage_of(ctx)}"
     return f"write {option} {_name_of(parameter)}"
+
+
+def _value_hint(option: str, command: str) -> str:
+    """Return how to write an option of a command such as `clipkit plot temperature`."""
+    found: Any = typer.main.get_command(app)
+    for name in command.split()[1:]:
+        if hasattr(found, "get_command"):
+            found = found.get_command(None, name)
+    for parameter in getattr(found, "params", ()):
+        if option in parameter.opts:
+            return f"write {option} {_name_of(parameter)}"
+    return f"see {command} --help"
 
 
 def _explain_io(error: OSError) -> ClipkitError:

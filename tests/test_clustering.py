@@ -80,6 +80,12 @@ def test_a_result_has_a_run_per_split_and_k(capsys):
     assert "test: each of the 6 rows is a separate cluster" in capsys.readouterr().err
 
 
+def test_commas_separate_several_numbers_of_clusters(tmp_path):
+    write_feature_file(tmp_path / "img.h5")
+    out = ok("cluster", tmp_path / "img.h5", "-k", "4,2", "--columns", "k", "--no-header").stdout
+    assert out.split() == ["2", "4"]
+
+
 @pytest.mark.parametrize("k", [2, 4])
 def test_labels_keep_their_names_and_clusters_are_numbers(k, tmp_path):
     write_feature_file(tmp_path / "img.h5")

@@ -143,6 +143,7 @@ Attributes = Annotated[
         "Use only these attributes; A*B is an interaction; repeatable.",
         "--attribute",
         metavar="NAME[,NAME...]",
+        has_commas=True,
         member="column",
     ),
 ]

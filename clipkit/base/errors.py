@@ -81,6 +81,16 @@ def _fold(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+def synonyms_of(name: str) -> list[str]:
+    """Return the names that a name of other tools may stand for.
+
+    >>> synonyms_of("--Half")
+    ['--precision fp16']
+    """
+    synonyms = _synonyms()
+    return synonyms.get(name, synonyms.get(_fold(name), []))
+
+
 def meant_by(name: str, known: Sequence[str]) -> list[str]:
     """Return the known names that are written alike, or else those that a synonym stands for.
 
@@ -91,10 +101,9 @@ def meant_by(name: str, known: Sequence[str]) -> list[str]:
     """
     folded = _fold(name)
     alike = [other for other in known if _fold(other).lstrip("-") == folded.lstrip("-")]
-    synonyms = _synonyms()
-    if alike and name not in synonyms:
+    if alike and name not in _synonyms():
         return alike
-    meant = synonyms.get(name, synonyms.get(folded, []))
+    meant = synonyms_of(name)
     return [other for other in meant if other.partition(" ")[0] in known] or alike
 
 

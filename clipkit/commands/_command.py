@@ -164,17 +164,15 @@ class ClipkitCommand(TyperCommand):
             return rest
         if not hasattr(self.function, "analysis"):  # whose inputs may take each other's place
             check_one_stream(self._inputs(ctx.params))
-        texts = ctx.params.get(TEXTS)
         if ctx.args:
             further = ctx.args[0]
-            hint = self._further_hint(typed, further) or f"the arguments are: {usage_of(ctx)}"
-        elif isinstance(texts, str) and texts in typed:  # an argument that may be left out
-            further = texts
-            hint = self._further_hint(typed, further)
-        else:
-            return rest
-        if hint:
+            hint = self._further_hint(ctx, typed, further) or f"the arguments are: {usage_of(ctx)}"
             raise UsageError(f"expected no further argument, got {further!r}", hint)
+        for name in (TEXTS, "words"):  # arguments that may be left out
+            further = ctx.params.get(name)
+            hint = self._further_hint(ctx, typed, further) if further in typed else ""
+            if hint:
+                raise UsageError(f"expected no further argument, got {further!r}", hint)
         return rest
 
     def _inputs(self, values: Mapping[str, Any]) -> list[str]:
@@ -188,7 +186,7 @@ class ClipkitCommand(TyperCommand):
                 names += value if isinstance(value, list | tuple) else [str(value)]
         return names
 
-    def _further_hint(self, args: list[str], extra: str) -> str:
+    def _further_hint(self, ctx: Any, args: list[str], extra: str) -> str:
         """Return what was meant by an argument too many: another value, or a picture to write."""
         ending = Path(extra).suffix.lower()
         outputs = [one for one in self.params if "--output" in one.opts]
@@ -198,6 +196,10 @@ class ClipkitCommand(TyperCommand):
             return ""
         place = args.index(extra)
         start = place - 1
+        before = args[start]
+        flags = [one for one in self.get_params(ctx) if getattr(one, "is_flag", False)]
+        if any(before in one.opts for one in flags):
+            return f"{before} takes no value"
         while start > 0 and not args[start].startswith("-"):
             start -= 1
         options = options_of(expand_groups(with_settings(self.function)))

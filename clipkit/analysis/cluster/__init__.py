@@ -6,7 +6,7 @@ from typing import Annotated
 
 from clipkit.analysis.options import Attribute, Common, LabelledFile, Seeds, Table
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
-from clipkit.base.options import option, split_option
+from clipkit.base.options import option, parse_counts, split_option
 from clipkit.features.columns import AMI, ARI, NMI, PURITY, SEED, K
 
 
@@ -17,8 +17,13 @@ def cluster(
         split_option("Split to cluster, or a,b or all as one (default: test); repeatable."),
     ] = None,
     k: Annotated[
-        list[int] | None,
-        option("N", "Number of clusters (default: as many as classes); repeatable.", "-k", min=2),
+        list[str] | None,
+        option(
+            "N[,N...]",
+            "Numbers of clusters (default: as many as classes).",
+            "-k",
+            has_commas=True,
+        ),
     ] = None,
     table: Table = None,
     attribute: Attribute = None,
@@ -38,7 +43,8 @@ def cluster(
     labelled = label_by_attribute(file, table, attribute, common=common)
     from clipkit.analysis.cluster import clustering  # loads scikit-learn, once the input is read
 
-    return clustering.cluster(labelled, split, k, seed)
+    counts = parse_counts(k, "-k", 2) if k else None
+    return clustering.cluster(labelled, split, counts, seed)
 
 
 COLUMNS = (
