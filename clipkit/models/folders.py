@@ -52,14 +52,14 @@ INNER_MODELS = {
 }
 
 
-class Finding(NamedTuple):
-    """What a folder is, and the next step."""
+class Unusable(NamedTuple):
+    """What a folder is that cannot be used as a model, and the next step."""
 
     got: str
     hint: str
 
 
-def find_unusable_weights(folder: Path, config: Mapping[str, Any]) -> Finding | None:
+def find_unusable_weights(folder: Path, config: Mapping[str, Any]) -> Unusable | None:
     """Say if the weights of a folder are not a whole model, or not in floating point.
 
     `config` is the content of its config.json, {} without one.
@@ -70,24 +70,26 @@ def find_unusable_weights(folder: Path, config: Mapping[str, Any]) -> Finding | 
         is_plain = settings.get("task_type") in (None, "FEATURE_EXTRACTION")
         kind = "AutoModel" if is_plain else "AutoModelForImageTextToText"
         command = suggestions.python(MERGE, kind=kind, base=base, folder=folder)
-        return Finding(f"an adapter (LoRA) of {base}", f"merge it, then copy JSON files: {command}")
+        return Unusable(
+            f"an adapter (LoRA) of {base}", f"merge it, then copy JSON files: {command}"
+        )
     for setting, method in (("quantization_config", "quant_method"), ("quantization", "")):
         quantized = config.get(setting)
         if isinstance(quantized, Mapping):
             by = quantized.get(method) or "MLX"
-            return Finding(f"weights that are quantised ({by})", ORIGINAL)
+            return Unusable(f"weights that are quantised ({by})", ORIGINAL)
     return None
 
 
-def recognize(folder: Path, name: str) -> Finding | None:
+def recognize(folder: Path, name: str) -> Unusable | None:
     """Say what a folder without a configuration or weights is, if its content shows that.
 
     `name` is the model's: the folder, or a repository of which only settings were fetched.
     """
-    return next(_findings(folder, name), None)
+    return next(_reasons(folder, name), None)
 
 
-def _findings(folder: Path, name: str) -> Iterator[Finding]:
+def _reasons(folder: Path, name: str) -> Iterator[Unusable]:
     for pattern, got in INNER_MODELS.items():
         for path in sorted(folder.glob(pattern)):
             inner = path.parent.relative_to(folder)
@@ -95,19 +97,19 @@ def _findings(folder: Path, name: str) -> Iterator[Finding]:
             if folder.parent.name == "snapshots":
                 download = suggestions.command("hf", "download", name, "--local-dir", "FOLDER")
                 hint = f"{download}, then give FOLDER/{inner}"
-            yield Finding(got, hint)
+            yield Unusable(got, hint)
     for path in sorted(folder.glob("checkpoints/*.pt")):
         hint = f"save it as safetensors in a new folder: {suggestions.python(OPEN_CLIP, file=path)}"
-        yield Finding("a training run of OpenCLIP", hint)
+        yield Unusable("a training run of OpenCLIP", hint)
     for path in [folder, *sorted(folder.glob("models--*"))]:
         if path.name.startswith("models--") and (path / "snapshots").is_dir():
             repository = path.name.removeprefix("models--").replace("--", "/")
-            yield Finding("the Hub's cache", f"give the name of a model: {repository}")
+            yield Unusable("the Hub's cache", f"give the name of a model: {repository}")
     if (folder / "model_index.json").exists():
-        yield Finding("a pipeline of diffusers without an image encoder", "give another model")
+        yield Unusable("a pipeline of diffusers without an image encoder", "give another model")
     for pattern, form in FORMS.items():
         for path in sorted(folder.glob(pattern)):
-            yield Finding(f"{path.relative_to(folder)}, a model in the form of {form}", ORIGINAL)
+            yield Unusable(f"{path.relative_to(folder)}, a model in the form of {form}", ORIGINAL)
 
 
 def convert_hint(path: Path, stem: str) -> str:
