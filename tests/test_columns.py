@@ -105,6 +105,9 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
     (folder / "kinds.csv").write_text("\n".join(kinds) + "\n")
     (folder / "twins.csv").write_text("\n".join(twins) + "\n")
     saved(folder / "img.h5", images)
+    biased = copy.deepcopy(images)
+    biased.history[0]["model"] = {**MODEL, "logit_bias": -2.0}
+    saved(folder / "biased.h5", biased)
     saved(folder / "ctl.h5", control)
     siblings = copy.deepcopy(images)
     siblings.splits["test"].cluster = np.arange(len(siblings.splits["test"])) // 2
@@ -174,6 +177,7 @@ def write_items(folder: Path, images: FeatureFile, labels: int) -> None:
 # What is made for the reports, by its name
 STEPS = {
     "logits.h5": "logits img.h5 txt.h5",
+    "biased-logits.h5": "logits biased.h5 txt.h5",
     "ctl-logits.h5": "logits ctl.h5 ctl-txt.h5",
     "known-logits.h5": "logits known.h5 txt.h5",
     "unknown-logits.h5": "logits unknown.h5 txt.h5",
@@ -193,6 +197,7 @@ CONTROLS = 2 * " --control ctl.h5 --control-texts ctl-{}.h5"
 REPORTS = {
     "entropy logits.h5 -t 1,0.05": "split temperature",
     "entropy logits.h5 --per-image --split test": "",
+    "entropy biased-logits.h5 -t 1 --link sigmoid": "split",
     "probe logits.h5 -t 1,0.05 --table table.csv --attribute colour --cluster patient": "",
     "probe img.h5 --classifier logreg --shots 2,4 --repeat 2": "",
     "probe img.h5 --classifier knn -k 5 --per-class": "class",

@@ -107,6 +107,14 @@ def test_the_command_line_knows_a_new_link(tmp_path):
     assert test["mean_entropy"] == pytest.approx(-(p * logs).sum(axis=1).mean())
     assert test["max_entropy"] == pytest.approx(np.log(5))
     assert test["mean_confidence"] == pytest.approx(p.max(axis=1).mean())
+    assert [row["link"] for row in result.rows()] == ["sparsemax"] * len(result.rows())
+    ok("entropy", path, "-t", "0.1", "-o", tmp_path / "softmax.h5")
+    both = rows(ok("info", "--runs", tmp_path / "result.h5", tmp_path / "softmax.h5").stdout)
+    assert {row["link"] for row in both} == {"sparsemax", ""}
+    (first, *_) = rows(run("entropy", path, "--link", "sparsemax", "--per-image").stdout)
+    assert first["link"] == "sparsemax"
+    page = run("report", tmp_path / "result.h5").stdout
+    assert "sparsemax" in page
     assert "softmax|sigmoid|sparsemax" in run("entropy", "--help").stdout.replace("\n", "")
 
 

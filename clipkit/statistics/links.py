@@ -62,9 +62,9 @@ class Link(ABC):
         return cls()
 
     @property
-    def in_history(self) -> str | None:
-        """The name that a history states: none for the default."""
-        return None if self.name == DEFAULT else self.name
+    def setting(self) -> dict[str, str]:
+        """The name by `link`, as histories and rows state it: nothing for the default."""
+        return {} if self.name == DEFAULT else {"link": self.name}
 
     @abstractmethod
     def probabilities(self, cosines: ArrayLike, temperature: float) -> Floats:

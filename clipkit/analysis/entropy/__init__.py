@@ -16,10 +16,12 @@ from clipkit.features.columns import (
     MEAN_CONFIDENCE,
     MEAN_ENTROPY,
     NATS,
+    NOTHING,
     PROMPT,
     ROWS,
     SHARE,
     TEMPERATURE,
+    TEXT,
     Column,
 )
 from clipkit.statistics import links
@@ -72,13 +74,13 @@ def entropy(
         pairs = mean_entropy_and_confidence(cosines, taus, function)
         max_entropy = function.max_entropy(cosines.shape[1])
         for tau, (mean_entropy, mean_confidence) in zip(taus, pairs, strict=True):
-            row = {"split": name, "temperature": tau, "mean_entropy": mean_entropy}
-            row |= {"max_entropy": max_entropy, "mean_confidence": mean_confidence}
-            rows.append(row)
+            row = {"split": name, **function.setting, "temperature": tau}
+            row |= {"mean_entropy": mean_entropy, "max_entropy": max_entropy}
+            rows.append(row | {"mean_confidence": mean_confidence})
     history = logits.extended_history(
         "entropy",
         temperature=taus,
-        link=function.in_history,
+        **function.setting,
         splits=names if split else None,
         inputs={"logits": logits.digest},
     )
@@ -133,11 +135,12 @@ def _per_image(
         for blocks, tau in zip(values, temperatures, strict=True):
             pairs = np.concatenate(blocks, axis=1).T.tolist()
             for row_id, prompt, (H, p) in zip(logits.splits[name].ids, prompts, pairs, strict=True):
-                row = {"split": name, "id": row_id, "temperature": tau}
+                row = {"split": name, "id": row_id, **link.setting, "temperature": tau}
                 yield row | {"entropy": H, "confidence": p, "prompt": prompt}
 
 
 COLUMNS = (
+    Column("link", TEXT, NOTHING),
     TEMPERATURE,
     PROMPT,
     MEAN_ENTROPY,
