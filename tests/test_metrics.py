@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t
 from sklearn import metrics as reference
 
 from clipkit.statistics import metrics
@@ -86,3 +87,44 @@ STEP = metrics.ORDER_STEP
 )
 def test_the_falling_order_keeps_that_of_fractions_that_differ_in_their_last_bits(values, order):
     assert metrics.falling_order(values).tolist() == order
+
+
+def mean_f1_of(labels, predicted, classes):
+    found = reference.f1_score(labels, predicted, labels=classes, average=None, zero_division=0)
+    return found.mean()
+
+
+@pytest.mark.parametrize("classes", [[2], [0, 3], [0, 1, 2, 3, 4]])
+def test_the_interval_of_a_mean_f1_is_that_of_the_jackknife_over_clusters(classes):
+    random = np.random.RandomState(0)
+    clusters = np.repeat(np.arange(40), random.randint(1, 5, 40))
+    labels = random.randint(5, size=40)[clusters]
+    predicted = np.where(random.random_sample(len(labels)) < 0.6, labels, (labels + 1) % 5)
+    mean = mean_f1_of(labels, predicted, classes)
+    shifts = []
+    for cluster in range(40):
+        kept = clusters != cluster
+        shifts.append(mean_f1_of(labels[kept], predicted[kept], classes) - mean)
+    shifts = np.array(shifts)
+    centre = mean - 39 * shifts.mean()
+    shifts -= shifts.mean()
+    g = len(labels) ** 2 / (np.bincount(clusters) ** 2).sum()
+    df = min(g - 1, (shifts**2).sum() ** 2 / (shifts**4).sum())
+    n = centre * (1 - centre) / ((shifts**2).sum() * 39 / 40) * (1.959964 / t.ppf(0.975, df)) ** 2
+    found = metrics.mean_f1(labels, predicted, classes, 5, clusters)
+    assert found == pytest.approx((mean, *metrics.wilson(centre, n)), abs=1e-9)
+    # Rows that are there three times tell as much as once
+    thrice = (np.repeat(values, 3) for values in (labels, predicted))
+    assert metrics.mean_f1(*thrice, classes, 5, np.repeat(clusters, 3)) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_a_mean_f1_of_only_right_or_wrong_predictions_has_wilsons_interval(shift):
+    labels = np.arange(40) % 4
+    found = metrics.mean_f1(labels, (labels + shift) % 4, range(4), 4)
+    mean = 1.0 - shift
+    low, high = metrics.wilson(mean, 40 * (metrics.QUANTILE / t.ppf(0.975, 39)) ** 2)
+    assert found == pytest.approx((mean, low, high), abs=1e-9)
+    alone = metrics.mean_f1(labels, labels, [0], 4, np.zeros(40, int))
+    assert alone[0] == alone[2] == 1
+    assert alone[1] < 0.5  # one cluster
