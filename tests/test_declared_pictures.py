@@ -236,7 +236,7 @@ def test_a_declaration_is_the_same_after_json(declaration):
         ({"type": "Dots", "label": "a"}, "picture: Dots needs values"),
         (
             {"type": "Sheet", "id": "a", "x\n": "b"},
-            "picture: Sheet has no 'x\\n'; known: title, id, la",
+            "picture: Sheet has no 'x\\n'; known: title, stated, id, label",
         ),
         ({"type": "Sheet", "id": ""}, "picture: Sheet.id: expected a column, got ''"),
         ({"type": "Sheet", "id": 3}, "picture: Sheet.id: expected a column, got int"),
@@ -310,6 +310,27 @@ def test_the_title_of_a_declaration_says_what_is_drawn():
     assert plots.title_of(figure) == "The agility of animals"
     with pytest.raises(ClipkitError, match="expected a short text"):
         Dots("animal", ("speed",), title="x" * 1000)
+
+
+def test_the_rest_of_a_long_finding_begins_the_subtitle():
+    animals = ", ".join(f"animal {number} (9.9 points)" for number in range(9))
+    finding = f"9 of 9 animals are faster: {animals}; none is slower"
+    figure = draw(DECLARATIONS[0], rows_of(3), title=finding)
+    title = figure.get_suptitle()
+    assert len(title.splitlines()) == 2
+    assert title.endswith("points) …")
+    subtitle = figure.texts[-1].get_text().replace("\n", " ")
+    rest = subtitle.partition(". Agility of each animal")[0]
+    assert f"{plots.title_of(figure)[:-2]}, {rest[2:]}" == finding
+    assert not plots.overlapping_texts(figure)
+
+
+def test_a_picture_of_several_columns_may_name_its_axis_and_state_what_all_rows_share():
+    rows = [{**row, "herd": 12} for row in rows_of(3)]
+    declared = Dots("animal", ("speed", "luck"), axis="pace", stated=("herd", "kind", "absent"))
+    figure = draw(declared, rows)
+    assert figure.axes[0].get_xlabel().startswith("pace")
+    assert figure.texts[-1].get_text().endswith("; herd 12")
 
 
 def test_a_column_of_a_control_is_called_so_and_its_interval_may_have_other_names():

@@ -30,9 +30,12 @@ class Declaration:
     ----------
     title : str, optional
         What the picture shows, such as "the cost of each prompt"; by default, its columns say it.
+    stated : tuple of str, optional
+        Columns that are not drawn. The subtitle says their value if all rows have the same.
     """
 
     title: str = dataclasses.field(default="", kw_only=True)
+    stated: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -75,6 +78,8 @@ class Dots(Declaration):
         Column whose values are the headings of groups of rows.
     is_sorted : bool, optional
         Whether the row with the largest first value is at the top.
+    axis : str, optional
+        What the axis of several columns shows, such as "share of the variance".
     """
 
     label: str
@@ -82,6 +87,7 @@ class Dots(Declaration):
     reference: str = ""
     group: str = ""
     is_sorted: bool = False
+    axis: str = "value"
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ class Curves(Declaration):
         Column that has a value for each curve (default: the split, if there are several).
     is_log : bool, optional
         Whether x has a log scale.
+    axis : str, optional
+        What the axis of several columns shows, such as "share of the variance".
     """
 
     x: str
@@ -106,6 +114,7 @@ class Curves(Declaration):
     reference: str = ""
     group: str = ""
     is_log: bool = False
+    axis: str = "value"
 
 
 @dataclass(frozen=True)
@@ -193,13 +202,14 @@ def _check(name: str, value: object, default: type, is_needed: bool) -> None:
         if not isinstance(value, bool):
             raise ClipkitError(f"picture: {name}: expected true or false, got {_shown(value)}")
         return
-    if name.endswith(".title"):
+    if name.endswith((".title", ".axis")):
         if not isinstance(value, str) or len(value) > MAX_TITLE:
             raise ClipkitError(f"picture: {name}: expected a short text, got {_shown(value)}")
         return
-    if name.endswith(".values"):
-        if not isinstance(value, tuple) or not 1 <= len(value) <= MAX_VALUES:
-            expected = f"1 to {MAX_VALUES} names of columns"
+    if name.endswith((".values", ".stated")):
+        least = int(is_needed)
+        if not isinstance(value, tuple) or not least <= len(value) <= MAX_VALUES:
+            expected = f"{least} to {MAX_VALUES} names of columns"
             raise ClipkitError(f"picture: {name}: expected {expected}, got {_shown(value)}")
         names = value
         is_needed = True

@@ -112,13 +112,17 @@ class _Rows:
         named = self.columns[name].ends if name in self.columns else ()
         return named or (f"{name}_low", f"{name}_high")
 
-    def axis(self, names: Sequence[str]) -> str:
-        """Return the label of the axis of some columns; refuse columns of several units."""
+    def axis(self, names: Sequence[str], label: str = "") -> str:
+        """Return the label of the axis of some columns; refuse columns of several units.
+
+        It is the title of a single column, and `label` for others.
+        """
         units = list(dict.fromkeys(self.heading(name).unit for name in names))
         if len(units) > 1:
             listed = ", ".join(map(style.sanitize_label, names))
             raise UsageError(f"expected columns of one unit on one axis, got {listed}")
-        label = self.title(names[0]) if len(names) == 1 else "value"
+        if len(names) == 1:
+            label = self.title(names[0])
         return f"{label} ({units[0]})" if units[0] else label
 
     def interval_facts(self, mark: str, names: Sequence[str]) -> list[str]:
@@ -133,6 +137,16 @@ class _Rows:
         if of_control:
             facts.append("of controls, the range")
         return [f"{mark}: {'; '.join(facts)}"] if facts else []
+
+    def stated(self, names: Sequence[str]) -> list[str]:
+        """Return the titles and values of the columns that have one value in all rows."""
+        words = []
+        for name in filter(self.__contains__, names):
+            values = list(dict.fromkeys(self.texts(name)))
+            if len(values) == 1:
+                unit = self.heading(name).unit
+                words.append(f"{self.title(name)} {values[0]}{f' {unit}' if unit else ''}")
+        return words
 
     def several(self, names: Sequence[str]) -> str:
         """Return the titles of columns as the start of a sentence."""
@@ -176,7 +190,8 @@ def draw_declared(
     if declaration.title:
         figure.suptitle(_as_sentence(declaration.title))
     splits = list(dict.fromkeys(filter(None, file.split_of_runs)))
-    return style.state(figure, title, results.source_label(file, ", ".join(splits)))
+    source = results.source_label(file, ", ".join(splits))
+    return style.state(figure, title, "; ".join([source, *rows.stated(declaration.stated)]))
 
 
 def _without_absent(declaration: Declaration, rows: _Rows) -> Declaration:
@@ -194,7 +209,7 @@ def _without_absent(declaration: Declaration, rows: _Rows) -> Declaration:
 
 @clipkit_style
 def _draw_dots(declaration: Dots, rows: _Rows) -> Figure:
-    axis = rows.axis(declaration.values)
+    axis = rows.axis(declaration.values, declaration.axis)
     first = declaration.values[0]
     shown = heatmap.largest(rows.numbers(first), MAX_ROWS)
     if declaration.is_sorted:
@@ -278,7 +293,9 @@ def _draw_curves(declaration: Curves, rows: _Rows) -> Figure:
         ticks = style.spaced_on_log(np.unique(x[np.isfinite(x)]))
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         style.hide_minor_labels(ax.xaxis)
-    ax.set(xlabel=rows.axis([declaration.x]), ylabel=rows.axis(declaration.values))
+    ax.set(
+        xlabel=rows.axis([declaration.x]), ylabel=rows.axis(declaration.values, declaration.axis)
+    )
     style.use_plain_numbers(ax.yaxis)
     facts = rows.interval_facts(mark, declaration.values)
     if len(curves) > MAX_CURVES:

@@ -37,6 +37,7 @@ Floats = NDArray[np.float64]
 FORMATS = ("png", "svg", "pdf", "jpg", "webp")
 ENDINGS = ".png, .jpg, .webp, .svg or .pdf"
 PIXEL_FORMATS = ("png", "jpg", "webp")
+TITLE_LINES = 2  # at most; what more a finding says stands in the subtitle
 DPI = 200  # a figure 7 inches wide has 1,400 pixels; shown 800 wide, 10 pt text is 16 pixels high
 CELL_DPI = 100  # CSS pixels of an inch in a notebook: text of 10 pt is 14 pixels high
 DPI_LIMITS = (20, 1200)
@@ -163,6 +164,27 @@ def _wrap_title(title: str, width: float) -> list[str]:
     return _wrap(sanitize_label(title, 300), int(width * 9.5))
 
 
+def divide_title(title: str, width: float) -> tuple[str, str]:
+    """Return what fits two lines of a title that is `width` inches wide, and the rest.
+
+    The title ends with a clause or, if the first one is too long, within a list.
+
+    >>> divide_title("3 of 4 cost accuracy: a cat, a dog and a cow; 1 not decided", 3)
+    ('3 of 4 cost accuracy: a cat, a dog and a cow', '1 not decided')
+    >>> divide_title("3 of 4 cost accuracy: a cat, a dog and a cow; 1 not decided", 2)
+    ('3 of 4 cost accuracy: a cat …', '… a dog and a cow; 1 not decided')
+    """
+    if len(_wrap_title(title, width)) <= TITLE_LINES:
+        return title, ""
+    for marks, ellipsis in (("; |[.] ", ""), (", |: ", " …"), (" ", " …")):
+        for match in reversed(list(re.finditer(marks, title))):
+            head, rest = title[: match.start()] + ellipsis, title[match.end() :]
+            is_open = head.count("(") > head.count(")")
+            if not is_open and len(_wrap_title(head, width)) <= TITLE_LINES:
+                return head, f"{ellipsis.strip()} {rest}".strip()
+    return title, ""  # one word
+
+
 def _wrap(text: str, width: int) -> list[str]:
     """Wrap a text to lines of `width` characters, or of half as many wide ones."""
     lines = textwrap.wrap(text, width, break_on_hyphens=False)
@@ -180,12 +202,14 @@ def finish(
 ) -> None:
     """Write a subtitle below a figure's title, and wrap all texts to the figure's width.
 
+    Of a title that takes more than two lines, the rest begins the subtitle.
+
     Parameters
     ----------
     size : (width, height), optional
         Inches. By default the figure keeps its width, and grows by the lines of the subtitle.
     title : str, optional
-        In place of the figure's title.
+        In place of the figure's title. It is not divided.
 
     Raises
     ------
@@ -197,7 +221,11 @@ def finish(
         _fit_legends(fig)
     width = fig.get_figwidth()
     scale = max(1.0, width / FULL_SIZE)
-    lines = _wrap(sanitize_label(subtitle or "", 400), int(width / scale * 12.5))
+    words = subtitle or ""
+    if not title:
+        title, rest = divide_title(title_of(fig), width / scale)
+        words = ". ".join(filter(None, (rest, words)))
+    lines = _wrap(sanitize_label(words, 600), int(width / scale * 12.5))
     title_inches, added = _fit_title(fig, title, scale)
     subtitle_inches = scale * (0.17 * len(lines) + 0.04) if lines else 0.0
     if size is None:
@@ -252,12 +280,11 @@ def _fit_legends(fig: Figure) -> None:
         legend.set_ncols(_legend_columns(labels, width))
 
 
-def _fit_title(fig: Figure, title: str | None, scale: float) -> tuple[float, float]:
+def _fit_title(fig: Figure, title: str, scale: float) -> tuple[float, float]:
     """Wrap and scale the title; return its height, and by how much that grew, in inches."""
-    drawn = fig.get_suptitle()
-    title = title or drawn.replace("\n", " ")
     if not title:
         return 0.0, 0.0
+    drawn = fig.get_suptitle()
     width = fig.get_figwidth()
     lines = _wrap_title(title, width / scale)
     fig.suptitle("\n".join(lines), x=PAD / width, ha="left", fontsize=TITLE_SIZE * scale)

@@ -154,7 +154,7 @@ ANALYSIS = Analysis(
     panel=UNDERSTAND,
     null="labels",
     picture=(
-        Dots("prompt", ("cost",), is_sorted=True, title=COST.format("prompt")),
-        Dots("group", ("cost",), is_sorted=True, title=COST.format("group")),
+        Dots("prompt", ("cost",), is_sorted=True, title=COST.format("prompt"), stated=("acc1",)),
+        Dots("group", ("cost",), is_sorted=True, title=COST.format("group"), stated=("acc1",)),
     ),
 )

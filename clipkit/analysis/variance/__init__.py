@@ -182,6 +182,7 @@ ANALYSIS = Analysis(
             ("share", "unique", "control_share"),
             "null95",
             is_sorted=True,
+            axis="share of the variance",
             title="the share of the embeddings' variance that attributes explain (adjusted R²), "
             "and what is lost without each (unique; of images that have all attributes)",
         ),
