@@ -23,7 +23,7 @@ import clipkit as library
 from clipkit import features, models
 from clipkit.base.errors import ClipkitError
 from clipkit.embedding import checkpoint, ray_cluster
-from clipkit.models.own_encoder import OwnTower
+from clipkit.models.own_encoder import Own, OwnTower
 
 PAGE = Path(__file__).parents[1] / "docs" / "encoders.md"
 BLOCKS = re.findall(r"^```py\n# (\w+\.py)\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -317,7 +317,8 @@ def test_rows_that_depend_a_little_on_their_batch_are_noted():
 def test_a_tower_takes_tensors_arrays_and_lists():
     expected = [[1.0, 2.0], [3.0, 4.0]]
     for rows_of in (torch.tensor(expected), np.array(expected), expected):
-        found = OwnTower(lambda _, answer=rows_of: answer, "images")(images=[0, 1])
+        own = Own(None, "own", None)
+        found = OwnTower(own, lambda _, answer=rows_of: answer, "images")(images=[0, 1])
         assert found.tolist() == expected
 
 

@@ -59,7 +59,7 @@ def test_a_buffer_that_is_used_again_gives_the_rows_of_new_arrays(scale, batch_s
 
 
 def tower_of(value):
-    return OwnTower(Own(None, "own", None).calling(lambda _: value, "encode"), "images")
+    return OwnTower(Own(None, "own", None), lambda _: value, "images")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,17 @@ MISTAKES = [
     (SIZES + "\n    name = property(lambda self: 1 / 0)", "cannot read name (line 4): Zero"),
     (SIZES + "\n    name = property(lambda self: self.no)", "cannot read name (line 4): Attr"),
     (SIZES + "\n    def transform(self, i): import sys; sys.exit()", "it called sys.exit(None)"),
+    (SIZES + "\n    name = '\\udc80'", "cannot load own.py:make: UnicodeEncodeError"),
+    (
+        SIZES + "\n    def __getattribute__(self, name): import sys; sys.exit()",
+        "called sys.exit(None)",
+    ),
+    (SIZES + "\n    image = property(lambda self: exit(0))", "called sys.exit(0)"),
+    (SIZES + "\n    name = type('T', (), {'__str__': exit})()", "it called sys.exit("),
+    ("return type('T', (), {'__array__': lambda *_: exit(0)})()", "called sys.exit(0)"),
+    ("raise type('Mute', (Exception,), {'__str__': lambda self: exit()})", "(line 3): Mute"),
+    ("import sys; sys.stdout.close(); sys.stderr = None; exit(3)", "it called sys.exit(3)"),
+    (SIZES + "[::-1]", "got that of the other image in a batch of 2"),
     (SIZES + "\n    files = 3", "TypeError: 'int' object is not iterable"),
     (SIZES + "\n    files = ['/dev/zero']", "got /dev/zero, which is a stream"),
 ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import UsageError
 from clipkit.base.matrices import Int64
 from clipkit.features.annotations import CLASS, TABLE_HINT, Annotations, Attribute, read_attribute
@@ -159,11 +159,11 @@ def _divide(codes: Int64, ids: Sequence[str], scored: Sequence[str]) -> tuple[In
 def _warn_of_fitted(scored: Int64, fitted: Int64, where: str, attribute: str) -> None:
     """Warn of clusters with scored and with fitted rows; -1 is a row without a cluster."""
     shared = len(set(scored.tolist()).intersection(fitted.tolist()) - {-1})
-    how = "" if attribute == CLUSTER else f" --attribute {attribute}"
+    how = () if attribute == CLUSTER else ("--attribute", attribute)
     if shared:
         console.warn(
             f"{where}: {shared:,} clusters were also fitted, so that others may be predicted "
-            f"worse; hint: keep them together with clipkit split{how}"
+            f"worse; hint: keep them together with {suggestions.command('clipkit', 'split', *how)}"
         )
 
 

@@ -201,7 +201,7 @@ def check_output(output: str, *, force: bool = False, inputs: Iterable[str | Non
         raise UsageError("expected the name of an output, got ''")
     kind = file_kind(Path(output))
     if kind == "folder":
-        hint = f"add a file name: -o {output}/NAME.h5"
+        hint = f"add a file name: {suggestions.command('-o', f'{output}/NAME.h5')}"
         raise UsageError(f"expected a file as output, got the folder {output}", hint)
     if kind == "file" and any(_is_same_file(source, Path(output)) for source in inputs):
         raise UsageError(f"the output {output} is an input of this command", "choose another name")

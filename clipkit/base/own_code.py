@@ -17,9 +17,10 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from clipkit.base import console, files
-from clipkit.base.errors import ClipkitError, brief
+from clipkit.base.errors import ClipkitError, brief, shorten
 from clipkit.base.signals import Interrupted
 
 HINT = "clipkit --debug shows where"
@@ -61,12 +62,19 @@ def border(what: str, file: Path | None) -> Iterator[None]:
     except (ClipkitError, MemoryError, Interrupted, KeyboardInterrupt):
         raise
     except BaseException as error:  # SystemExit and GeneratorExit, too
-        kind, reason = type(error).__name__, brief(error)
+        raise ClipkitError(f"cannot {what}{_place(error, file)}: {_reason(error)}", HINT) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Return the type and the message of an error, or its type if its message fails."""
+    kind = type(error).__name__
+    try:
         if isinstance(error, SystemExit):
-            reason = f"it called sys.exit({error.code})"
-        elif not reason.startswith(kind):
-            reason = f"{kind}: {reason}"
-        raise ClipkitError(f"cannot {what}{_place(error, file)}: {reason}", HINT) from error
+            return shorten(f"it called sys.exit({error.code})")
+        reason = brief(error)
+    except BaseException:  # `__str__` is the user's code, too
+        return kind
+    return reason if reason.startswith(kind) else f"{kind}: {reason}"
 
 
 def _place(error: BaseException, file: Path | None) -> str:
@@ -84,8 +92,25 @@ def _place(error: BaseException, file: Path | None) -> str:
     return f" (line {lines[-1]})" if lines else ""
 
 
+class _Unclosable:
+    """A stream that code writes to, but does not close."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        """Flush the stream, which others write to."""
+        self._stream.flush()
+
+
 class _Redirection:
-    """Descriptor 1 as standard error, while any thread runs code behind the border."""
+    """Descriptor 1 as standard error, while any thread runs code behind the border.
+
+    Code may close or replace Python's streams: afterwards they are as they were.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -94,7 +119,7 @@ class _Redirection:
 
     def __enter__(self) -> None:
         with self.lock:
-            if not self.users and not console.has_reserved_stdout():
+            if not self.users:
                 self._redirect()
             self.users += 1
 
@@ -102,14 +127,19 @@ class _Redirection:
         with self.lock:
             self.users -= 1
             if not self.users:
-                with contextlib.suppress(OSError):
-                    sys.stdout.flush()
+                for stream in (sys.stdout, sys.stderr):
+                    with contextlib.suppress(Exception):  # code may have put any object there
+                        stream.flush()
                 self.restore.close()
 
     def _redirect(self) -> None:
         with contextlib.suppress(OSError):
             sys.stdout.flush()
-        self.restore.enter_context(contextlib.redirect_stdout(sys.stderr))
+        messages: Any = _Unclosable(sys.stderr)
+        self.restore.enter_context(contextlib.redirect_stdout(messages))
+        self.restore.enter_context(contextlib.redirect_stderr(messages))
+        if console.has_reserved_stdout():
+            return
         with contextlib.suppress(OSError):  # it is closed
             kept = os.dup(1)
             self.restore.callback(os.close, kept)

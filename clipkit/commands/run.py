@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.commands._command import ClipkitCommand, CommandGroup
 from clipkit.commands.analysis import command_of
@@ -37,7 +37,8 @@ class RunGroup(CommandGroup):
             )
         if "--check" in args:
             if len(args) > 2:
-                raise UsageError("expected --check alone", f"clipkit run {name} --check")
+                alone = suggestions.command("clipkit", "run", name, "--check")
+                raise UsageError("expected --check alone", alone)
             return name, _check_command(name), []
         return name, self.get_command(ctx, name), args[1:]
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from clipkit.base import console, files
+from clipkit.base import console, files, suggestions
 from clipkit.base.csv_rows import (
     MAX_NUMBERS,
     Line,
@@ -214,7 +214,8 @@ def read_attribute(
         message = f"{where}: expected one attribute, got {shorten(names, 200)}"
         hint = "choose with --attribute"
         if column:
-            hint = f"to combine them: --attribute '{INTERACTION.join(split_words([column]))}'"
+            combined = INTERACTION.join(split_words([column]))
+            hint = f"to combine them: {suggestions.command('--attribute', combined)}"
         raise UsageError(message, hint)
     return replace(annotations, attributes=attributes)
 

@@ -48,6 +48,7 @@ PROMPTS = ["a photo", "a photo of two dots"]  # are encoded when a text tower is
 # One's own encoder may be quantised, by the largest number of a batch.
 OWN = "own"
 BATCH_TOLERANCES = {"fp64": 1e-4, "fp32": 5e-3, "fp16": 0.05, "bf16": 0.1, OWN: 0.02}
+SWAPPED = 0.1  # of the distance to its own embedding: each row is the other image's
 NOTED_CHANGE = 1e-3  # more than the last bits of float32
 ONE_BY_ONE = "encode images one by one: -b 1"
 PROCESSOR_HINT = "check the sizes and steps in preprocessor_config.json"
@@ -240,7 +241,9 @@ class Encoder(EncoderDescription):
     def _prepare(self, step: Callable[[Preprocessor], Inputs]) -> Inputs:
         """Let the preprocessor do one of its steps."""
         preprocessor = self._require("image", self._preprocessor)
-        with single_line_errors(f"preprocess an image for {self.details['name']}", PROCESSOR_HINT):
+        is_own = self.details.get("library") == own_encoder.LIBRARY
+        hint = None if is_own else PROCESSOR_HINT
+        with single_line_errors(f"preprocess an image for {self.details['name']}", hint):
             return step(preprocessor)
 
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
@@ -617,8 +620,11 @@ def _check_batch(
     else:
         if rows.shape == apart.shape:
             lengths = np.linalg.norm(apart, axis=1).clip(min=SMALLEST)
-            change = float((np.linalg.norm(rows - apart, axis=1) / lengths).max())
+            changes = np.linalg.norm(rows - apart, axis=1)
+            change = float((changes / lengths).max())
             got = f"one that differs by {change:.2g} of its length in a batch of 2"
+            if (np.linalg.norm(rows - apart[::-1], axis=1) < SWAPPED * changes).all():
+                change, got = math.inf, f"that of the other {kind} in a batch of 2"
         else:
             got = f"an array of the shape {rows.shape} in a batch of 2"
     if not change <= BATCH_TOLERANCES[precision]:

@@ -52,7 +52,7 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
         make, file, name = _find_function(source)
         with named(name):
             own = Own(_make(make, options.untrained, file), name, file)
-    with named(name):
+    with named(name), own.border(f"load {name}"):
         method = own.get(tower)
         if not callable(method):
             raise UsageError(f"expected an encoder with {tower}({WHAT[tower]}), got one without")
@@ -65,8 +65,10 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
                 scale = float(scale)
             check_scale("logit_scale", scale)
         device = _device(own)
+        called = str(own.get("name", name))
+        called.encode()  # half a surrogate pair is no text
         known = {
-            "name": str(own.get("name", name)),
+            "name": called,
             "library": LIBRARY,
             "python": source if isinstance(source, str) else name,
             "digest": combine_digests(parts),
@@ -76,9 +78,7 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
             "logit_scale": scale,
             "untrained": options.untrained,
         }
-        what = f"encode with {name}"
-        unowned = own.calling(method, what, take=lambda value: value)
-        run: Any = OwnTower(own.calling(method, what), WHAT[tower], unowned)
+        run: Any = OwnTower(own, method, WHAT[tower])
         if options.layers is not None:
             stack = _stack(own)
             run = choose_layers(
@@ -90,7 +90,7 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
         return {**fields, "_tokenizer": OwnTexts(details["name"])}
     transform = own.get("transform")
     if transform is not None:
-        transform = own.calling(transform, f"transform an image for {name}")
+        transform = own.calling(_owning(transform), f"transform an image for {name}")
     return {**fields, "_preprocessor": OwnPreprocessor(transform, device)}
 
 
@@ -116,19 +116,13 @@ class Own:
                     return default
                 raise
 
-    def calling(
-        self, function: Callable[[Any], Any], what: str, take: Callable[[Any], Any] | None = None
-    ) -> Callable[[Any], Any]:
-        """Return a function that calls another one behind the border, and owns what it returns.
-
-        In place of `owned`, `take` may do something else with it.
-        """
-        take = take or owned
+    def calling(self, function: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
+        """Return a function that calls another one behind the border."""
 
         def call(argument: Any) -> Any:
             with self.border(what):
                 try:
-                    return take(function(argument))
+                    return function(argument)
                 except Enough as enough:  # no error: the layers that are needed have run
                     stop = enough
                 except RuntimeError as error:
@@ -138,6 +132,10 @@ class Own:
             raise stop
 
         return call
+
+
+def _owning(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda argument: owned(function(argument))
 
 
 def owned(value: Any) -> Any:
@@ -154,7 +152,7 @@ def owned(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         if np.ma.is_masked(value):
             raise TypeError("expected numbers, got an array with masked ones")
-        return np.array(value)
+        return np.array(value, value.dtype.newbyteorder("="))
     if isinstance(value, list | tuple) and value and all(map(torch.is_tensor, value)):
         return [owned(part) for part in value]
     return value
@@ -176,16 +174,17 @@ def _find_function(source: Any) -> tuple[Callable[..., Any], Path | None, str]:
     if isinstance(source, str):
         file, name = parse_python(source)
         return _function_of_file(file, name), file, f"{file.name}:{name}"
-    is_made = _is_encoder(source) and not isinstance(source, type)
-    if not is_made and not callable(source):
-        raise _no_encoder("a model", source)
-    code = type(source) if is_made else source
-    name = getattr(code, "__name__", type(code).__name__)
-    with contextlib.suppress(TypeError, OSError):  # it was typed into an interpreter
-        found = Path(inspect.getsourcefile(code) or "")
-        if found.is_file():
-            return (lambda: source) if is_made else source, found, f"{found.name}:{name}"
-    return (lambda: source) if is_made else source, None, name
+    with own_code.border("read a model", None):
+        is_made = _is_encoder(source) and not isinstance(source, type)
+        if not is_made and not callable(source):
+            raise _no_encoder("a model", source)
+        code = type(source) if is_made else source
+        name = getattr(code, "__name__", type(code).__name__)
+        with contextlib.suppress(TypeError, OSError):  # it was typed into an interpreter
+            found = Path(inspect.getsourcefile(code) or "")
+            if found.is_file():
+                return (lambda: source) if is_made else source, found, f"{found.name}:{name}"
+        return (lambda: source) if is_made else source, None, name
 
 
 def _is_encoder(value: Any) -> bool:
@@ -195,7 +194,8 @@ def _is_encoder(value: Any) -> bool:
 def _function_of_file(file: Path, name: str) -> Callable[..., Any]:
     """Run a Python file, and return one of its functions."""
     module = own_code.load(file)
-    function = getattr(module, name, None)
+    with own_code.border(f"read {name} of {file}", file):
+        function = getattr(module, name, None)
     if callable(function):
         return function  # type: ignore[no-any-return]
     known = [key for key, value in vars(module).items() if callable(value)]
@@ -206,15 +206,15 @@ def _make(make: Callable[..., Any], seed: int | None, file: Path | None) -> Any:
     """Call `make()`, or `make(seed)` for an untrained control."""
     arguments = () if seed is None else (seed,)
     call = "make()" if seed is None else "make(seed)"
-    try:
-        inspect.signature(make).bind(*arguments)
-    except TypeError as error:
-        hint = "write: def make(seed=None)"
-        raise UsageError(f"cannot call {call}: {error}", hint) from error
     with own_code.border(f"call {call}", file):
+        try:
+            inspect.signature(make).bind(*arguments)
+        except TypeError as error:
+            hint = "write: def make(seed=None)"
+            raise UsageError(f"cannot call {call}: {error}", hint) from error
         own = make(*arguments)
-    if not _is_encoder(own):
-        raise _no_encoder(call, own)
+        if not _is_encoder(own):
+            raise _no_encoder(call, own)
     return own
 
 
@@ -262,22 +262,19 @@ class OwnTower:
     buffer that it uses again.
     """
 
-    def __init__(
-        self,
-        method: Callable[[Any], Any],
-        what: str,
-        unowned: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.method = method
+    def __init__(self, own: Own, method: Callable[[Any], Any], what: str) -> None:
         self.what = what
-        self.unowned = unowned or method
         self.width = 0  # of the first batch
+        doing = f"encode with {own.name}"
+        self.unowned = own.calling(method, doing)
+        # what it returns may run the user's code, too
+        self.encode = own.calling(lambda batch: self.as_tensor(batch, owned(method(batch))), doing)
 
     @torch.inference_mode()
     def __call__(self, **inputs: Any) -> torch.Tensor:
         """Encode the only input: (N, D) in float32, of the width of the first batch."""
         (batch,) = inputs.values()
-        rows = self.as_tensor(batch, self.method(batch))
+        rows: torch.Tensor = self.encode(batch)
         if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
             raise self._misfit(batch, f"the shape {tuple(rows.shape)}")
         self.width = self.width or rows.shape[1]

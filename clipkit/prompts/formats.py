@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.console import count
 from clipkit.base.csv_rows import BOM, check_not_empty, load_json, read_table
 from clipkit.base.errors import ClipkitError, UsageError, unknown
@@ -274,7 +274,8 @@ def parse_table(
     at, class_at = header.index(chosen), header.index(class_column)
     if column is None and IMAGE in header and not set(PROMPT_COLUMNS).isdisjoint(header):
         # it is probably a table of captions
-        console.note(f"{name}: its images are ignored; --captions {name} embeds captions of images")
+        captions = suggestions.command("--captions", name)
+        console.note(f"{name}: its images are ignored; {captions} embeds captions of images")
     collected = _Collected(name)
     texts, lines, blank = [], [], 0
     for line, cells in table.lines:
@@ -324,7 +325,8 @@ def _choose_column(header: list[str], column: str | None, name: str) -> str:
     columns = ", ".join(header) or "nothing"
     hint = "choose a column with --column; if the first line is no header, add one: class,prompt"
     if IMAGE in header:
-        hint = f"if these are captions of images: --captions {name}; otherwise {hint}"
+        captions = suggestions.command("--captions", name)
+        hint = f"if these are captions of images: {captions}; otherwise {hint}"
     raise UsageError(f"{name}: expected a column prompt, text, class or name, got {columns}", hint)
 
 

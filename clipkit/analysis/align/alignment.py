@@ -19,7 +19,7 @@ from clipkit.analysis.nearest.neighbours import find
 from clipkit.analysis.results import Row, make_result
 from clipkit.analysis.retrieve import retrieval
 from clipkit.analysis.row_clusters import find_clusters
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import Floats, Int64
 from clipkit.base.names import positions
@@ -133,7 +133,9 @@ def _match(
     """Match the rows of files by their ids; leave out those that a file lacks, or refuse them."""
     kinds = [file.kind for file in files]
     if len(files) < 2 or ("texts" in kinds and kinds != ["images", "texts"]):
-        hint = f"add another model's: clipkit align {files[0].display_name} OTHER.h5"
+        name = suggestions.path(files[0].display_name)
+        more = suggestions.command("clipkit", "align", name, "OTHER.h5")
+        hint = f"add another model's: {more}"
         if kinds == ["texts", "images"]:
             hint = f"swap the two: {files[1].display_name} holds the images"
         expected = "files: expected two or more of images, or one of images and one of texts"
