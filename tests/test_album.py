@@ -604,6 +604,22 @@ def test_a_cell_of_the_confusion_leads_to_its_images(open_page, photos, tmp_path
     tab.locator(".album-images > li:target").wait_for()
 
 
+def test_a_click_on_a_cell_says_of_how_many_images_the_page_has_some(open_page, photos, tmp_path):
+    write(str(tmp_path / "a.h5"), result(WRONG, IDS))
+    page = of_files([tmp_path / "a.h5"])
+    text = as_html(page, album.read_album(page, photos, limit=3))
+    (tmp_path / "report.html").write_text(text, encoding="utf-8")
+    tab = open_page(tmp_path / "report.html")
+    first = tab.locator('.place[data-total="2"]').first
+    assert ": 1 of 2 images" in first.get_attribute("title")
+    first.focus()
+    tab.keyboard.press("Enter")
+    count = tab.locator(".album-count")
+    assert count.inner_text() == "1 of 2 images shown; the page holds 1"
+    tab.get_by_role("button", name="Show all").click()
+    tab.locator(".album-count", has_text="3 of 3 images shown").wait_for()
+
+
 @pytest.mark.parametrize(("classes", "pictures"), [(41, 0), (40, 1)])
 def test_clusters_of_more_classes_than_can_be_read_are_not_drawn(classes, pictures, tmp_path):
     file = FeatureFile("result", history("cluster"), class_names=[f"c{n}" for n in range(classes)])

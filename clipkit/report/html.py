@@ -393,11 +393,12 @@ def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any
         pair = names[i], names[j]
         if pair not in in_album:
             continue
-        images = console.count(int(matrix.counts[i, j]), "image")
-        if in_album[pair] < matrix.counts[i, j]:
+        total = int(matrix.counts[i, j])
+        images = console.count(total, "image")
+        if in_album[pair] < total:
             images = f"{in_album[pair]} of {images}"
         title = f"{pair[0]} predicted as {pair[1]}: {images}"
-        links.append({"image": pairs.index(pair) + 1, "title": title, "box": box})
+        links.append({"image": pairs.index(pair) + 1, "total": total, "title": title, "box": box})
     return links
 
 

@@ -8,6 +8,7 @@
   const images = [...list.children]; // in the order of the page
   const more = album.querySelector(".album-more");
   let limit = 24;
+  let total = 0; // images of a cell of the confusion, of which the album may have some
 
   const matches = {
     true: (data, value) => data.true === value,
@@ -37,7 +38,8 @@
     for (const image of images) image.hidden = !shown.includes(image);
     list.prepend(...shown);
     more.hidden = shown.length === fitting.length;
-    count.value = `${shown.length} of ${fitting.length} images shown`;
+    count.value = `${shown.length} of ${Math.max(total, fitting.length)} images shown`;
+    if (total > fitting.length) count.value += `; the page holds ${fitting.length}`;
   };
 
   // A picture is stored once; later places show the same one.
@@ -46,29 +48,32 @@
     if (first) later.src = first.src;
   }
   form.hidden = false;
-  form.addEventListener("change", () => { limit = 24; update(); });
+  form.addEventListener("change", () => { limit = 24; total = 0; update(); });
   more.addEventListener("click", () => { limit += 24; update(); });
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(update));
+  form.addEventListener("reset", () => { total = 0; setTimeout(update); });
   // Show the images of a true class, a predicted class or both, errors first.
-  const showOnly = (classes) => {
+  const showOnly = (classes, images = 0) => {
     form.reset();
     for (const name of ["true", "predicted"]) {
       if (form.elements[name]) form.elements[name].value = classes[name] || "";
     }
     limit = 24;
+    total = images;
     update();
   };
   for (const link of document.querySelectorAll("a[data-true]")) {
     link.addEventListener("click", () => showOnly(link.dataset));
   }
   // A link to an image shows all images with its true and predicted classes.
+  const places = [...document.querySelectorAll(".place")];
   const showLike = (hash) => {
     const image = images.find(({ id }) => hash === `#${id}`);
-    if (image) showOnly(image.dataset);
+    const place = places.find((place) => place.hash === hash);
+    if (image) showOnly(image.dataset, Number(place?.dataset.total ?? 0));
     return image;
   };
-  for (const place of document.querySelectorAll(".place")) {
+  for (const place of places) {
     place.addEventListener("click", () => showLike(place.hash));
   }
   update(); // a browser may keep the choices of a page that is opened again
