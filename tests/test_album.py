@@ -30,7 +30,7 @@ def collect(results, controls, dataset, limit=album.LIMIT):
 
 
 def render(shown):
-    return as_html(Page("Report", [], []), shown)
+    return as_html(Page("Report", []), shown)
 
 
 def history(command, **parameters):

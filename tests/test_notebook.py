@@ -83,7 +83,7 @@ def test_a_result_is_the_table_of_a_report_with_chance_interval_and_what_it_says
     assert "above chance (25.00\N{NO-BREAK SPACE}%)" in cell.text
     assert "Chance is what the predictions give if they are permuted;" in cell.text
     assert cell.text.index("90.00 (") < cell.text.index("above chance")
-    page = Tags(report.as_html(report.Page("", [], report.of_result(probe(PLAIN)).blocks)))
+    page = Tags(report.as_html(report.Page("", report.of_result(probe(PLAIN)).blocks)))
     assert [tag for tag in page.tags if tag[0] == "td"] == [
         tag for tag in cell.tags if tag[0] == "td"
     ]

@@ -1,5 +1,7 @@
 """The questions of a page: what errors share, ways of asking, and two models in one picture."""
 
+import re
+
 import numpy as np
 import pytest
 from factories.results import LABELS, write_results
@@ -77,3 +79,29 @@ def test_two_models_that_were_asked_alike_are_compared_first(tmp_path):
     assert html.index("Which model is better?") < html.index("How often is it right?")
     alone = of_files([folders[0] / "img.svm.h5"])
     assert all(question.section != BETTER for question in alone.questions)
+
+
+def test_a_page_says_which_question_a_generative_model_was_asked(tmp_path):
+    asked = write_result(tmp_path / "a.h5", 120, question="What is *it*?")
+    page = of_files([asked, write_result(tmp_path / "b.h5", 150)])
+    assert "- Asked of each image: “What is \\*it\\*?”" in as_markdown(page)
+    html = as_html(page)
+    assert html.index("“What is *it*?”") < html.index("How often is it right?</h2>")
+    assert not of_files([tmp_path / "b.h5"]).summary
+
+
+def test_a_page_of_80_results_has_a_picture_and_a_table_open_for_each_question(tmp_path):
+    for number in range(80):
+        model = {"name": f"m{number % 2}", "digest": f"sha256:{number % 2}"}
+        labels = np.roll(LABELS, number // 8)  # ten sets of images
+        write_result(tmp_path / f"{number}.h5", 100 + number, number, labels=labels, **model)
+    html = as_html(of_files([tmp_path]))
+    folded = 0
+    unfolded = []
+    for tag in re.findall(r'<details|</details|<h2|<figure class="\w+', html):
+        folded += (tag == "<details") - (tag == "</details")
+        if not folded:
+            unfolded.append(tag)
+    assert 4 <= unfolded.count("<h2") <= 8
+    assert 3 <= unfolded.count('<figure class="picture') <= 10
+    assert unfolded.count('<figure class="table') <= 8

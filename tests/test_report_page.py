@@ -138,7 +138,7 @@ def test_a_table_and_its_commands_are_copied(report, open_page):
 
 
 def write_page(path, *blocks, **parts):
-    path.write_text(html.as_html(Page("Title", [], blocks, **parts)), encoding="utf-8")
+    path.write_text(html.as_html(Page("Title", blocks, **parts)), encoding="utf-8")
     return path
 
 

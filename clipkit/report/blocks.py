@@ -250,7 +250,6 @@ class Page:
     """
 
     title: str
-    preamble: Sequence[Block]  # what comes before the results
     blocks: Sequence[Block]
     left_out: Sequence[str] = ()  # what is not shown, with the reasons
     summary: Sequence[Fact] = ()

@@ -87,7 +87,6 @@ def as_html(page: Page, album: Album | None = None) -> str:
         page=page,
         title=_inline(page.title),
         questions=questions,
-        preamble=[_node(block, pictures, f"p{i}") for i, block in enumerate(page.preamble)],
         nodes=nodes,
         left_out=[*page.left_out, *pictures.left_out],
         album=album,

@@ -113,7 +113,6 @@ def _format_number(value: float, unit: str) -> str:
 def as_markdown(page: Page) -> str:
     """Render a report as Markdown: each question with what answers it, and then all else."""
     blocks: list[Block] = [Heading(1, page.title), *_facts(page.summary)]
-    blocks += page.preamble
     if page.left_out:
         blocks.append("These results are left out:\n\n- " + "\n- ".join(page.left_out))
     for question in page.questions:

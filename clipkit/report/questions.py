@@ -26,7 +26,7 @@ from clipkit.analysis.sections import (
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.console import count
-from clipkit.base.errors import ClipkitError, listed
+from clipkit.base.errors import ClipkitError, listed, shorten
 from clipkit.base.markdown import escape
 from clipkit.base.views import of_command
 from clipkit.features.arguments import FilePath, Several, as_list
@@ -284,6 +284,13 @@ def draws_together(first: FeatureFile, second: FeatureFile) -> bool:
     return bool(names.intersection(second.runs["attribute"].tolist()))
 
 
+def asked_questions(files: Iterable[FeatureFile]) -> list[Fact]:
+    """Say which questions generative models were asked about each image."""
+    asked = dict.fromkeys(str(file.history.model.get("question", "")) for file in files)
+    texts = [f"“{escape(shorten(question))}”" for question in asked if question]
+    return [Fact("Asked of each image", listed(texts, MOST_NAMED))] if texts else []
+
+
 def attribute_table(file: FeatureFile) -> Table:
     """Return a row for each attribute: what words and a probe reach, and what may be said of it."""
     rows: list[list[Cell]] = []
@@ -458,8 +465,8 @@ def of_files(
     return Page(
         title,
         [],
-        [],
         list(map(escape, reasons)),
+        asked_questions(reported.values()),
         questions=sections.questions(),
         origins=files.origins(commands),
         results=of_results,
@@ -492,4 +499,4 @@ def of_result(result: FeatureFile) -> Page:
             facts += answer(file, name)
     for of_section in of_others(named).values():
         facts += of_section
-    return Page("", [], blocks, summary=facts)
+    return Page("", blocks, summary=facts)
