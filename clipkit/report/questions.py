@@ -79,13 +79,11 @@ from clipkit.statistics.main_number import ACCURACY
 
 IN_MEMORY = "this result"  # the name of one that was not read from a file
 ABOUT = (
-    "The history of a file says what it holds. Results on the same images are in one table. "
-    "Brackets after an accuracy hold Wilson's 95 % interval. The intervals of two results on the "
-    "same images say little about their difference, so differences are paired. Chance is what "
-    "the predictions give if they are permuted; for retrieval, what images give with the texts of "
-    "others. "
-    "An untrained control belongs to the results that were made in the same way from the same "
-    "prompts. The summary and the bars have the most accurate of several controls."
+    "Results on the same images are in one table. Brackets hold Wilson's 95 % interval. "
+    "Differences are paired, since two intervals say little about them. Chance is what "
+    "permuted predictions give; for retrieval, what images give with the texts of others. An "
+    "untrained control was made in the same way from the same prompts; of several, bars have "
+    "the most accurate."
 )
 MOST_ROWS, MOST_COLUMNS = 12, 7  # of a table that stands open
 MOST_CONFUSIONS = 5
