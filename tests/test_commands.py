@@ -32,7 +32,6 @@ HUGE = "1" + 23 * "0"
         f"logits i.h5 --random 0 -1 {2**31} {HUGE}",
         f"split i.h5 --seed -1 {2**32} {HUGE}",
         f"compare i.h5 --seed -1 {2**32} {HUGE}",
-        "cluster i.h5 -k -1 0 1",
         "calibrate i.h5 --bins 0",
         "probe i.h5 --repeat 0",
         "attributes i.h5 --random-sets -1",
@@ -175,6 +174,7 @@ def inputs(tmp_path_factory):
         ("probe LOGITS --repeat 2", 2, "expected --shots for --repeat, got none"),
         ("probe LOGITS --shots 1,two", 2, "shots: expected whole numbers between 1 and"),
         ("probe LOGITS --shots 0", 2, "got '0'"),
+        ("cluster LOGITS -k 1", 2, "-k: expected whole numbers between 2 and"),
         (f"probe LOGITS --shots {'1' * 5000}", 2, "shots: expected whole numbers"),
         (
             "probe IMAGES --shots 1 --repeat 2 --seed 1,2 -o p-{seed}.h5",

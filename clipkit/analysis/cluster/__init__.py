@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from clipkit.analysis.options import Attribute, Common, LabelledFile, Seeds, Table
 from clipkit.analysis.question import Analysis, Claim, FeatureFile
 from clipkit.base.options import option, parse_counts, split_option
 from clipkit.features.columns import AMI, ARI, NMI, PURITY, SEED, K
+
+
+def _check_counts(_: Any, values: list[str] | None) -> list[str] | None:
+    """Refuse numbers of clusters, before the command does any work."""
+    if values:
+        parse_counts(values, "-k", 2)
+    return values
 
 
 def cluster(
@@ -23,6 +30,7 @@ def cluster(
             "Numbers of clusters (default: as many as classes).",
             "-k",
             has_commas=True,
+            check=_check_counts,
         ),
     ] = None,
     table: Table = None,
