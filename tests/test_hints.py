@@ -172,7 +172,7 @@ def there(world, monkeypatch):
 
 
 FOLLOWED = (
-    ("plot confusion img.h5", "make one with: clipkit probe or zeroshot", "plot confusion z.h5"),
+    ("plot confusion img.h5", "make one by probe or zeroshot", "plot confusion z.h5"),
     ("plot confusion r.h5", "clipkit plot r.h5", "plot r.h5"),
     ("plot classes c.h5", "clipkit plot c.h5", "plot c.h5"),
     ("plot cuts.h5", "clipkit plot threshold draws logits", "plot threshold logits.h5"),

@@ -135,8 +135,8 @@ def test_names_that_make_no_data_set_are_refused(photos, names, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("list.txt", "hint: if it lists paths: clipkit embed - < list.txt"),
-        ("img.h5", "hint: a feature file holds embeddings"),
+        ("list.txt", "if it lists paths: clipkit embed - < list.txt"),
+        ("img.h5", "hint: it holds embeddings; describe it by: clipkit info img.h5"),
         ("pipe", "got the FIFO or device pipe; hint: if it lists paths: clipkit embed - < pipe"),
         ("pipe.jpg", "expected a folder of images, got the FIFO or device pipe.jpg"),
         ("loop", "cannot read loop: Too many levels of symbolic links"),

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from clipkit.base import suggestions
 from clipkit.base.errors import ClipkitError
 from clipkit.base.matrices import BlockMatrix, Float32, Floats, Int64
 from clipkit.base.names import abridged
 from clipkit.features.arrays import hint_of
 from clipkit.features.model import FeatureFile
 
-CLASS_PROMPTS_HINT = (
-    "make them of the names of classes: clipkit textembed --classes img.h5 -o classes.h5"
-)
+
+def class_prompts_hint(logits: FeatureFile) -> str:
+    """Return how to make prompts of the classes of the images that logits are of."""
+    name, is_pair, _ = logits.display_name.partition(" and ")  # of images and texts
+    images = name if is_pair else "img.h5"
+    output = f"{Path(images).stem}.classes.h5"
+    make = suggestions.command("clipkit", "textembed", "--classes", images, "-o", output)
+    return f"make them of the names of classes: {make}"
 
 
 def class_scores(cosines: Floats, class_index: Int64, n_classes: int) -> Floats:
@@ -51,7 +58,7 @@ def check_prompts(logits: FeatureFile) -> None:
     if not logits.class_names or index is None or (index < 0).all():
         raise ClipkitError(
             f"{logits.display_name}: expected prompts of the images' classes, got none",
-            hint_of(CLASS_PROMPTS_HINT, logits),
+            hint_of(class_prompts_hint(logits), logits),
         )
     missing = sorted(set(range(len(logits.class_names))) - set(index.tolist()))
     if missing:
@@ -59,7 +66,7 @@ def check_prompts(logits: FeatureFile) -> None:
             f"{logits.display_name}: expected a prompt for every class, got none for "
             f"{len(missing):,} of {len(logits.class_names):,}, such as "
             f"{logits.class_names[missing[0]]!r}",
-            CLASS_PROMPTS_HINT,
+            class_prompts_hint(logits),
         )
     _check_one_attribute(logits)
 

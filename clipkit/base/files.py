@@ -394,7 +394,8 @@ def read_bytes(source: str, *, is_text: bool = True) -> bytes:
     data = content.getvalue()
     if is_text and data.startswith(HDF5_SIGNATURE):
         message = f"{display_name(source)}: expected text, got a feature file"
-        raise InputError(message, "clipkit info says what a feature file holds")
+        name = suggestions.command("clipkit", "info", suggestions.path(source))
+        raise InputError(message, f"to see what it holds: {name}")
     return data
 
 

@@ -226,7 +226,7 @@ class ClipkitCommand(TyperCommand):
         before = ctx.find_root().params
         quiet, verbose, _ = [ctx.params.pop(name) or before[name] for name in EVERYWHERE]
         if quiet and verbose:
-            raise UsageError("expected -q or -v, got both")
+            raise UsageError("expected -q or -v, got both", "leave out one of them")
         console.set_quiet(quiet)
         console.set_verbose(verbose)
         return super().invoke(ctx)

@@ -26,6 +26,10 @@ from clipkit.features.endings import (
 )
 
 EVALUATIONS = (".json", ".md")
+NUMBERS_OF_CSV = (
+    "import numpy",
+    'numpy.save({array}, numpy.loadtxt({source}, delimiter=",", skiprows=1))',
+)
 OF_TABLE = f"a {WITH_COLUMNS}"
 
 
@@ -325,6 +329,12 @@ def _ending(name: str, known: tuple[str, ...]) -> str:
         raise UsageError(f"expected no pickle, got {name}", PICKLE_HINT)
     if not ending and known == READABLE and not Path(name).exists():
         raise ClipkitError(f"cannot read {name}: there is no such file or folder")
+    if ending == ".csv" and known == READABLE:
+        array = Path(name).with_suffix(".npy")
+        save = suggestions.python(NUMBERS_OF_CSV, source=name, array=str(array))
+        imported = suggestions.command("clipkit", "convert", array, array.with_suffix(".h5"))
+        hint = f"if it holds numbers below a header: {suggestions.then(save, imported)}"
+        raise UsageError(f"unknown ending {ending!r}", hint)
     if ending not in (*FEATURE_ENDINGS, *known):
         raise unknown("ending", ending or name, [*FEATURE_ENDINGS, *known])
     return ending

@@ -296,5 +296,5 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
             yield inputs
     except InputError as error:
         if picture.kinds == ("result",) and picture.of:
-            error.hint = f"make one with: clipkit {' or '.join(picture.of)}, with -o"
+            error.hint = f"make one by {' or '.join(picture.of)} with -o"
         raise

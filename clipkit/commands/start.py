@@ -50,6 +50,10 @@ def start(
 
     Example: clipkit start photos/ -o study
     """
+    last = photos[-1]
+    if len(photos) > 1 and not Path(last).exists() and Path(photos[0]).exists():
+        named = suggestions.command("clipkit", "start", *photos[:-1], "-o", last)
+        raise UsageError(f"there is no folder {last}", f"to write the study there: {named}")
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{output} exists and is not empty", "choose another folder with -o")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clipkit.analysis.options import ItemTables
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import UsageError
 from clipkit.base.files import STREAM
 from clipkit.base.options import LAYERS_PANEL, OUTPUT_PANEL, flag, option
@@ -140,10 +141,11 @@ def textembed(
     kinds = [prompts, classes and [classes], captions, items]
     given = [names for names in kinds if names]
     if len(given) > 1:
-        raise UsageError(
-            "expected one of PROMPTS, --classes, --captions and --items, got more",
-            "embed each into a file of its own",
-        )
+        hint = "embed each into a file of its own"
+        if classes and prompts and not Path(prompts[0]).exists():
+            hint = "write names of classes to a file, one a line: --classes FILE"
+        message = "expected one of PROMPTS, --classes, --captions and --items, got more"
+        raise UsageError(message, hint)
     inputs = [files.STREAM]
     if given:
         inputs = given[0]
@@ -153,7 +155,8 @@ def textembed(
     of_classes = {"--template": templates, "--readable": readable, "--root": root}
     typed = [option for option, value in of_classes.items() if value not in ([], False, None)]
     if classes is None and typed:
-        hint = "prompts are embedded as they are; of names of classes: --classes FILE"
+        names = suggestions.command(*(prompts or ["FILE"])[:1])
+        hint = f"prompts are embedded as they are; of names of classes: --classes {names}"
         raise UsageError(f"expected --classes with {' and '.join(typed)}, got none", hint)
     if (captions or items) and column is not None:
         raise UsageError("expected no --column with --captions or --items", "name it caption")

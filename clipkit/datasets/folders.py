@@ -125,9 +125,12 @@ def _no_images(name: str, left_out: Counter[str]) -> ClipkitError:
     """Return the error for files of which none is an image; `name` is the first."""
     hint = _endings_hint(left_out)
     if name.endswith(".txt"):
-        hint = f"if it lists paths: clipkit embed - < {suggestions.command(name)}"
+        hint = "texts are for textembed; if it lists paths: "
+        hint += f"clipkit embed - < {suggestions.command(name)}"
+    elif name.endswith(".json"):
+        hint = f"to embed texts: clipkit textembed {suggestions.command(name)}"
     elif name.endswith(".h5"):
-        hint = "a feature file holds embeddings; describe it by: clipkit info FILE"
+        hint = f"it holds embeddings; describe it by: clipkit info {suggestions.command(name)}"
     message = f"expected an image or a folder of images, got the file {escape(name)}"
     return ClipkitError(message, hint)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from clipkit.base import console, suggestions
 from clipkit.base.csv_rows import has_many_numbers, is_no_value
-from clipkit.base.errors import ClipkitError, UsageError, unknown
+from clipkit.base.errors import MAX_COMPARED, ClipkitError, UsageError, unknown
 from clipkit.base.files import STREAM, expand_user, missing
 from clipkit.base.names import escape
 from clipkit.datasets import folders, manifests, remote, shards, tars
@@ -291,8 +292,27 @@ def _check_exists(name: str) -> None:
             hint = f"choose another name, or name the output: -o {suggestions.command(name)}"
         raise ClipkitError(f"cannot read {escape(name)}: there is no such file or folder", hint)
     if "/" in name or os.sep in name:
-        raise ClipkitError(f"cannot read {escape(name)}: there is no such folder")
-    error = unknown("data set", name, REGISTRY)
+        raise ClipkitError(
+            f"cannot read {escape(name)}: there is no such folder",
+            "name a folder, such as photos/: all images in it are taken",
+        )
+    with os.scandir() as entries:
+        beside = [one.name for one in itertools.islice(entries, MAX_COMPARED) if one.is_dir()]
+    error = unknown("data set", name, REGISTRY, beside)
     if error.hint and error.hint.startswith("known"):
-        error.hint = f"there is no such file or folder either; {error.hint}"
+        error.hint = _hint_of_name(name) or f"there is no such file or folder either; {error.hint}"
     raise error
+
+
+def _hint_of_name(name: str) -> str:
+    """Return what is meant by a name of no data set: a model, a text or names of classes, or ""."""
+    from clipkit.models.hub import ALIASES, BUNDLED, KNOWN  # only an error needs it
+
+    word = suggestions.command(name)
+    if any(map(str.isspace, name)):
+        return f"to embed a text: echo {word} | clipkit textembed -"
+    if name in {*ALIASES, *BUNDLED, *KNOWN}:
+        return f"to choose the model: --model {word}"
+    if "," in name:
+        return "write names of classes to a file, one a line: textembed --classes FILE"
+    return ""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from clipkit.base import suggestions
 from clipkit.base.bounds import MAX_NAMES
 from clipkit.base.errors import ClipkitError, listed, shorten
 from clipkit.base.names import escape, find_repeat
@@ -40,6 +41,11 @@ class Columns(NamedTuple):
     cluster: str = ""  # no column
 
 
+PATH = Columns._field_defaults["path"]
+# What other tools call the column of image files
+PATHS = {"file", "filename", "file_name", "filepath", "image", "image_path", "img", "name"}
+
+
 class ColumnError(ClipkitError):
     """Report that a table lacks a column."""
 
@@ -53,10 +59,13 @@ def check_columns(present: Sequence[str], required: set[str], where: str) -> Non
     for column in sorted(required):
         if column in present:
             continue
-        hint = (
-            "rename it, or name the columns by clipkit embed --path-column, --label-column and "
-            "--split-column"
-        )
+        hint = "rename it, or name the columns by --path-column, --label-column and --split-column"
+        if column == PATH:
+            name = next((one for one in present if one.lower() in PATHS), "NAME")
+            hint = (
+                f"name the column of the images: --path-column {suggestions.command(name)}; "
+                "a table of texts is for textembed"
+            )
         expected = f"a column {escape(column)!r}"
         got = list_columns(present)
         raise ColumnError(f"{where}: expected {expected}, got {got}", hint, column)

@@ -44,6 +44,7 @@ NAME = "{name}"  # in the name of an output
 ESCAPED_CONTROLS = re.compile("(%[01][0-9A-F]|%7F)+")  # in names of folders
 BEGINS_WITH_ARTICLE = re.compile(r"(a|an|the|this|these) ", re.IGNORECASE)
 DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (?:an?|the) ", re.IGNORECASE)
+IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
 SHOWN_CHARACTERS = 200  # of a text in a message
 NEUTRAL = "neutral"  # the bundled texts that control words
 
@@ -385,7 +386,14 @@ def read_prompts(source: str, column: str | None = None) -> Prompts:
     path = bundled.locate(source)
     if not _is_file_or_stream(path):
         raise _no_prompts(source)
+    if Path(path).is_dir():
+        folder = suggestions.command(source)
+        hint = f"of the names of its folders: --classes {folder}; images: clipkit embed {folder}"
+        raise UsageError(f"expected a prompt file, got the folder {source}", hint)
     data, name = files.read_bytes(path), files.display_name(source)
+    if data.startswith(IMAGE_SIGNATURES):
+        hint = f"embed images by: {suggestions.command('clipkit', 'embed', source)}"
+        raise UsageError(f"{name}: expected a prompt file, got an image", hint)
     parsed = _parse(data, path, name, column)
     if parsed is None:
         parsed = prompts.parse(data, name)
@@ -440,7 +448,9 @@ def _no_prompts(source: str) -> ClipkitError:
     if len(path.parts) != 1 or path.suffix:
         return files.missing(str(source))
     error = unknown("prompt file or bundled set", source, bundled.list_files())
-    if error.hint is not None and error.hint.startswith("known"):
+    if source in REGISTRY:
+        error.hint = f"of its classes: --classes {source}; its captions, if it has some: --captions"
+    elif error.hint is not None and error.hint.startswith("known"):
         return error.adding_hint(f"to embed it as a prompt: {pipe}")
     return error
 

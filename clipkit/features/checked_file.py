@@ -105,7 +105,7 @@ class CheckedFile:
         if not head.startswith(HDF5_SIGNATURE):
             raise InputError(
                 f"{self.display_name}: expected a feature file, got {_content(head)}",
-                "feature files are made by clipkit embed, textembed and logits",
+                "the commands embed, textembed and logits make feature files",
             )
         if len(head) < SUPERBLOCK_BYTES:
             raise self.damage("expected a complete file, but it ends within its first bytes")

@@ -60,6 +60,7 @@ from clipkit.features.validation import validate
 NO_ROWS = ("class_names", "texts", "class_index", *OTHER_TEXTS)
 IMAGE_IDS = "image_ids"  # the array with the image of each text, which becomes its class
 PARQUET_FILES = "clipkit.features.parquet"
+TABLES_OF_LABELS = (".csv", ".tsv")
 UNNAMED = "all"  # the split of rows that name none, as for a folder of images
 # Arrays named as in an .npz: npz.StoredArray, array or list; None for what cannot be used.
 Arrays = dict[str, Any]
@@ -119,6 +120,8 @@ def import_file(  # noqa: PLR0913 (the options of `clipkit convert`)
                     added["labels"] = _value("labels", npz.open_npy(file.path), str(labels))
                 except ClipkitError as error:
                     hint = "save them by numpy.save: one label per row"
+                    if Path(labels).suffix.lower() in TABLES_OF_LABELS:
+                        hint += f"; or, once imported: clipkit relabel FILE --table {labels}"
                     raise error.adding_hint(hint) from error
                 inputs["labels"] = _digest([file.path], str(labels))
         if texts is not None:

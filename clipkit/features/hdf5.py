@@ -60,14 +60,17 @@ from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
 from clipkit.features.validation import finite_blocks, validate
 
 MAKERS = {
-    "images": "embed",
-    "texts": "textembed",
-    "logits": "logits",
+    "images": "embed PHOTOS -o img.h5",
+    "texts": "textembed PROMPTS -o txt.h5",
+    "logits": "logits IMAGES TEXTS -o logits.h5",
     "result": "entropy, probe, zeroshot, retrieve, choose or cluster with -o",
-    "probe": "probe --keep -o",
+    "probe": "probe IMAGES --keep -o probe.h5",
 }
 NUMBER = re.compile(r"[-+.\d]+")  # a value of an option, rather than a file
 TABLES_OF_CLASSES = (".csv", ".tsv")
+# Columns that tell a table of attributes from one of captions or of prompts
+IDS = {"id", "image", "image_id", "file", "filename", "file_name", "path"}
+CAPTIONS = {"caption", "captions", "text", "prompt"}
 # Another input of a command, and the kinds of files that its place takes: see `open_file`
 Other = tuple[str | None, Sequence[str]]
 
@@ -157,17 +160,23 @@ def check_kind(file: FeatureFile, kinds: Sequence[str]) -> None:
     if not kinds or _accepts(kinds, file.kind):
         return
     hint = f"make one with: clipkit {MAKERS[kinds[0]]}"
-    if "result" in kinds and file.kind in ("images", "logits"):
+    name = suggestions.path(file.display_name)
+    stem = Path(name).stem
+    if {"result", "probe"}.intersection(kinds) and file.kind in ("images", "logits"):
         has_classes = file.class_index is not None and (file.class_index >= 0).all()
-        command = "zeroshot" if file.kind == "logits" and has_classes else "probe"
-        name = file.display_name
-        output = f"{Path(name).stem}.{command}.h5"
-        make = suggestions.command("clipkit", command, suggestions.path(name), "-o", output)
+        is_scored = "result" in kinds and file.kind == "logits" and has_classes
+        command = ["zeroshot"] if is_scored else ["probe"]
+        output = ["-o", f"{stem}.{command[0]}.h5"]
+        if "result" not in kinds:
+            command.append("--keep")
+        make = suggestions.command("clipkit", command[0], name, *command[1:], *output)
         hint = f"make one with: {make}"
     if kinds == ["logits"] and file.kind == "images":
-        name = suggestions.path(file.display_name)
-        made = suggestions.command("clipkit", "textembed", "--classes", name, "-o", "texts.h5")
-        hint = f"add texts: {suggestions.command(name)} texts.h5, which {made} makes"
+        texts = f"{stem}.classes.h5"
+        make = suggestions.command("clipkit", "textembed", "--classes", name, "-o", texts)
+        hint = f"add texts: {suggestions.command(name, texts)}; make them with: {make}"
+    if kinds == ["logits"] and file.kind == "texts":
+        hint = f"put images before it: IMAGES {suggestions.command(name)}"
     if kinds == ["logits"] and not has_text_tower(file):
         hint = IMAGES_ALONE_HINT
     message = f"{file.display_name}: expected {' or '.join(kinds)}, got {file.kind}"
@@ -209,9 +218,15 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
         return f"if it holds features: {convert}"
     if not kinds:
         return error.hint
-    output = ["-o", f"{path.stem}.h5"]
+    made = path.with_name(f"{path.stem}.h5").name
+    if Path(made).exists():
+        return f"did you mean {made}?"
+    output = ["-o", made]
     words = suggestions.command(suggestions.path(source), *output)
-    if "texts" in kinds and ending in TABLES_OF_CLASSES and not _names_images(path):
+    header = _header(path) if ending in TABLES_OF_CLASSES else set()
+    if "texts" in kinds and header & IDS and not header & CAPTIONS:
+        return f"if it is a table of attributes: --table {suggestions.command(source)}"
+    if "texts" in kinds and ending in TABLES_OF_CLASSES and "image" not in header:
         options = ["--classes", source, "--template", "{}", *output]
         make = suggestions.command("clipkit", "textembed", *options)
         return f"make one with: {make}"
@@ -220,7 +235,7 @@ def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | N
         return f"make one with: {make}; leave out --captions if they belong to no images"
     if "texts" in kinds and ending == ".txt":
         return f"make one with: clipkit textembed {words}"
-    if "images" in kinds:
+    if "images" in kinds or ("logits" in kinds and (path.is_dir() or ending in PICTURES)):
         return f"make one with: clipkit embed {words}"
     return error.hint
 
@@ -244,6 +259,8 @@ def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
         return f"make one with: clipkit embed {source} -o {suggestions.command(f'{name}.h5')}"
     if "texts" not in kinds or path.suffix in FEATURE_ENDINGS:
         return None
+    if "," in name and is_name:
+        return "write the names to a file, one a line: clipkit textembed --classes FILE -o txt.h5"
     if any(map(str.isspace, name)):
         return f"to embed it as a prompt: echo {source} | clipkit textembed - -o prompt.h5"
     if not is_name:
@@ -252,14 +269,14 @@ def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
     return f"if it is a prompt set: clipkit textembed {source} -o {output}"
 
 
-def _names_images(path: Path) -> bool:
-    """Whether a table has a column with images, as one of captions has."""
+def _header(path: Path) -> set[str]:
+    """Return the words of the first line of a table."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             header = file.readline(1 << 16).lower()
     except OSError:
-        return True
-    return "image" in re.split(r"[\t,;]", header.strip())
+        return set()
+    return {word.strip(' "') for word in re.split(r"[\t,;]", header.strip())}
 
 
 @console.stage("reading files")

@@ -345,8 +345,9 @@ def check_partners(
         done = "no values for" if partner == "line" else "left out"
         console.note(f"{done} {number} without {partner} in {others.where}{more}")
         return
-    if not hint:
-        hint = FORM_HINT if are_all_missing else COMMON_HINT
+    if not hint and are_all_missing:
+        hint = f"embed the same images for {others.where}" if partner == "image" else FORM_HINT
+    hint = hint or COMMON_HINT
     verb = "has" if len(missing) == 1 else "have"
     unused = set(range(len(others.ids))).difference(places.tolist())
     raise ClipkitError(

@@ -104,7 +104,7 @@ OFFLINE_HINT = (
     "without a network: --model tiny is bundled; set HF_HUB_OFFLINE=1 for a model fetched before, "
     "or give a local folder"
 )
-NO_MODEL_HINT = "clipkit list models names models; a folder of images is for clipkit embed"
+NO_MODEL_HINT = "for known ones: clipkit list models; to embed images: clipkit embed PHOTOS"
 
 
 @dataclass(frozen=True)

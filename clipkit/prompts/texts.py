@@ -21,6 +21,7 @@ from clipkit.base import console, files
 from clipkit.base.console import count
 from clipkit.base.csv_rows import check_not_empty, decode
 from clipkit.base.errors import ClipkitError, UsageError, shorten
+from clipkit.prompts import bundled
 
 # A line of 60 MB crashes the tokenizer. Texts are stored at the length of the longest.
 MAX_CHARACTERS = 10_000  # of a prompt; a model reads 77 tokens
@@ -245,10 +246,11 @@ def _placeholder(template: str, where: str = "") -> str:
     """Return the placeholder of a template, ``{}`` or ``{c}``."""
     placeholders = set(re.findall(r"\{c?\}", template))
     if len(placeholders) != 1:
-        raise UsageError(
-            f"{where}expected either {{}} or {{c}} in a template, got {template!r}",
-            "write {} where the class name goes, as in 'a photo of a {}'",
-        )
+        hint = "write {} where the class name goes, as in 'a photo of a {}'"
+        if not any(map(str.isspace, template)):
+            hint += f", or name bundled ones: {', '.join(bundled.list_files('templates'))}"
+        message = f"{where}expected either {{}} or {{c}} in a template, got {template!r}"
+        raise UsageError(message, hint)
     return str(placeholders.pop())
 
 

@@ -104,7 +104,7 @@ def choose_sources(
     if not candidates:
         raise ClipkitError(
             "expected a result with predicted classes for an album of images, got none",
-            "make one with: clipkit zeroshot -o, or clipkit probe -o",
+            "make one by zeroshot or probe with -o",
         )
     for file in candidates:
         if not result_files.untestable(file, choose_split(file)[1]):

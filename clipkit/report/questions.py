@@ -88,7 +88,7 @@ ABOUT = (
 MOST_ROWS, MOST_COLUMNS = 12, 7  # of a table that stands open
 MOST_CONFUSIONS = 5
 MOST_NAMED = 4  # ways in a title
-REPORTED_HINT = "name results or a folder of them; clipkit probe -o and zeroshot -o write them"
+REPORTED_HINT = "name results or a folder of them; probe -o and zeroshot -o write them"
 
 
 def section_of(file: FeatureFile) -> str:

@@ -456,7 +456,7 @@ def _choose_temperatures(
         raise UsageError(
             f"{file.display_name}: expected logits for temperatures or probabilities, "
             "got image embeddings",
-            "make logits with: clipkit logits",
+            "add texts: IMAGES TEXTS",
         )
     return [None]
 

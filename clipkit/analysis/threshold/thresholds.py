@@ -15,8 +15,8 @@ import numpy as np
 
 from clipkit.analysis import results
 from clipkit.analysis.class_scores import (
-    CLASS_PROMPTS_HINT,
     check_prompts,
+    class_prompts_hint,
     iter_class_scores,
 )
 from clipkit.analysis.held_out import (
@@ -232,7 +232,7 @@ def _pairs(logits: FeatureFile, rows: SplitRows, clusters: Int64 | None = None) 
     if not of_classes.any():
         raise ClipkitError(
             f"{logits.display_name}: expected prompts of the images' classes, got none",
-            CLASS_PROMPTS_HINT,
+            class_prompts_hint(logits),
         )
     cosines = np.asarray(logits.cosines(rows.split))[rows.numbers]
     labels = labels_of(logits, rows.split)[rows.numbers]
