@@ -30,6 +30,7 @@ KINDS = {
     "30 x 10 copies": (30, 10, 1.0),
     "40 x 10 frames": (40, 10, 0.9),
 }
+OBJECTS = [f"{colour} {shape}" for colour in "abc" for shape in "wxyz"]
 WORLDS = 200
 MODEL = {"name": "m", "digest": "sha256:1", "weights": "sha256:2", "logit_scale": 100.0}
 
@@ -185,11 +186,39 @@ def accuracy_holds(random, kind):
     return row["acc1_low"] <= 0.7 <= row["acc1_high"]
 
 
+def errors(random, kind):
+    """Return the attributes of the errors of a result that are of any other class alike."""
+    shared, index = draw_as(random, kind)
+    classes = len(OBJECTS)
+    labels = labels_of_clusters(random, index, classes)
+    # the same number decides whether a row is right and, if not, on its class
+    others = [random.permutation(np.delete(np.arange(classes), one)) for one in range(classes)]
+    place = np.floor(np.clip(shared / 0.4, 0, 0.999) * (classes - 1)).astype(int)
+    predicted = np.where(shared < 0.4, np.array(others)[labels, place], labels)
+    rows = (0.9 * np.eye(classes)[predicted], labels, index)
+    logits = logits_of({"test": rows}, classes, OBJECTS, classes=True)
+    return clipkit.mistakes(clipkit.zeroshot(logits)).rows()
+
+
+def kept_by_errors(random, kind):
+    return min(row["p"] for row in errors(random, kind)) <= 0.05
+
+
+def kept_holds(random, kind):
+    """Return in how many attributes the interval holds the share of the wrong classes with it."""
+    held = []
+    for row in errors(random, kind):
+        others = len(OBJECTS) / row["values"] - 1
+        held.append(row["kept_low"] <= others / (len(OBJECTS) - 1) <= row["kept_high"])
+    return np.mean(held)
+
+
 RATES = {
     "variance above null95": (variance, 0.05),
     "learned": (attributes, 0.025),
     "gap_p <= .05": (gap, 0.05),
     "worst group below null5": (worst_group, 0.05),
+    "errors keep an attribute": (kept_by_errors, 0.05),
     "miscalibrated": (lambda random, kind: calibration(random, kind)[0], 0.05),
 }
 COVERAGES = {
@@ -197,6 +226,7 @@ COVERAGES = {
     "importance": importance_holds,
     "acc1": accuracy_holds,
     "mean F1": f1_holds,
+    "share of errors that keep an attribute": kept_holds,
 }
 
 
