@@ -118,7 +118,6 @@ def test_an_ordinary_run_says_what_it_decides_or_what_would_decide_it(line, here
 FOLLOWED = [
     "calibrate img.h5 classes.h5 -o 'a b.h5'",
     "probe img.h5 --table shapes --attribute x",
-    "attributes img.h5 --table shapes --attribute x",
     "describe img.h5 texts.h5 --table shapes --attribute size --top 1",
 ]
 
