@@ -11,7 +11,8 @@ from clipkit.analysis import find
 from clipkit.analysis.question import Analysis
 from clipkit.analysis.sections import BETTER, MISTAKES, RIGHT, SECTIONS
 from clipkit.features import read, write
-from clipkit.report import as_html, as_markdown, of_files
+from clipkit.report import Page, as_html, as_markdown, of_files
+from clipkit.report.blocks import Heading
 from clipkit.statistics.shared_errors import shared_error, words_of_names
 
 NAMES = [f"{pattern} {outline}" for pattern in ("banded", "striped", "solid") for outline in "abcd"]
@@ -105,3 +106,8 @@ def test_a_page_of_80_results_has_a_picture_and_a_table_open_for_each_question(t
     assert 4 <= unfolded.count("<h2") <= 8
     assert 3 <= unfolded.count('<figure class="picture') <= 10
     assert unfolded.count('<figure class="table') <= 8
+
+
+def test_markdown_has_no_heading_with_nothing_below_it():
+    blocks = [Heading(2, "a"), Heading(3, "empty"), Heading(3, "b"), "text", Heading(2, "last")]
+    assert as_markdown(Page("Title", [], blocks)) == "# Title\n\n## a\n\n### b\n\ntext\n"

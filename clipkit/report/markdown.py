@@ -121,8 +121,21 @@ def as_markdown(page: Page) -> str:
             blocks.append(question.table)
         blocks += question.folded
     blocks += page.blocks
-    shown = [block for block in blocks if not isinstance(block, Drawing)]
-    return "\n\n".join(map(block_as_markdown, shown)) + "\n"
+    return "\n\n".join(map(block_as_markdown, _shown(blocks))) + "\n"
+
+
+def _shown(blocks: Sequence[Block]) -> list[str | Heading | Table | Picture]:
+    """Return what Markdown shows: no drawings, and no headings with nothing below them."""
+    kept: list[str | Heading | Table | Picture] = []
+    for block in reversed(blocks):
+        if isinstance(block, Drawing):
+            continue
+        if isinstance(block, Heading) and block.level > 1:
+            following = kept[-1] if kept else Heading(1, "")
+            if isinstance(following, Heading) and following.level <= block.level:
+                continue
+        kept.append(block)
+    return kept[::-1]
 
 
 def _facts(facts: Sequence[Fact]) -> list[Block]:
