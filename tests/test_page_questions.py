@@ -110,4 +110,4 @@ def test_a_page_of_80_results_has_a_picture_and_a_table_open_for_each_question(t
 
 def test_markdown_has_no_heading_with_nothing_below_it():
     blocks = [Heading(2, "a"), Heading(3, "empty"), Heading(3, "b"), "text", Heading(2, "last")]
-    assert as_markdown(Page("Title", [], blocks)) == "# Title\n\n## a\n\n### b\n\ntext\n"
+    assert as_markdown(Page("Title", blocks)) == "# Title\n\n## a\n\n### b\n\ntext\n"
