@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,33 @@ def test_a_label_is_ranked_by_the_cosine_with_its_words_and_by_a_probe(metric, r
     assert found["reach"] == pytest.approx(1, abs=0.25)
     assert (empty["attribute"], empty["positives"]) == ("hat", 0)
     assert np.isnan(empty["probe"])
+
+
+def test_one_word_among_few_others_is_missing_its_control_and_does_not_fail_it(table, capsys):
+    """Of 30 others, the best word has a p of 1 / 31: too much for one test of 2.5 %."""
+    of_others = words()
+    generator = np.random.default_rng(2)
+    of_others.features = np.vstack([of_others.features, generator.normal(size=(60, 6))])
+    of_others.features[2:, 0] = -1  # none says what the word says
+    of_others.texts = [*of_others.texts, *(f"other {number}" for number in range(60))]
+    of_others.class_index = [0, 1, *[-1] * 60]
+
+    def row_with(others):
+        few = replace(of_others, features=of_others.features[: 2 + others])
+        few.texts, few.class_index = few.texts[: 2 + others], few.class_index[: 2 + others]
+        settings = {"columns": ["smiling"], "metric": "auroc"}
+        return recalls.measure(images(), few, table=table, **settings).rows()[0]
+
+    assert np.isnan(row_with(30)["other_words_p"])
+    assert (
+        "fewer than 39 other texts to compare with the words of smiling" in capsys.readouterr().err
+    )
+    assert row_with(60)["other_words_p"] == pytest.approx(1 / 62)  # the word "age" is an other
+    assert "other texts" not in capsys.readouterr().err
+    of_others.features[2:12, 0] = 1  # ten that say as much
+    of_others.features[2:12, 1:] = 0
+    assert row_with(30)["other_words_p"] > 0.3
+    assert "other texts" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names", [("No", "yes"), ("no", "Yes"), ("FALSE", "true")])

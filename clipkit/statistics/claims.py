@@ -36,7 +36,7 @@ NO_INTERVAL = "it has no interval"
 NO_CONTROL = "there is no untrained control"
 MAKE_CONTROL = "embed the same images with --untrained 7 to make one"
 FEWEST_OTHERS = 20  # other texts that are a control of words
-FEW_OTHERS = f"there are fewer than {FEWEST_OTHERS} other words"
+FEW_OTHERS = "there are too few other words"
 # What would decide, by what keeps a claim open; a command line may say more (see `with_steps`)
 STEPS = {NO_CONTROL: MAKE_CONTROL, FEW_OTHERS: "add texts about anything else to the words"}
 MORE_IMAGES = "images would decide"

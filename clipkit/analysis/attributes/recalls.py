@@ -59,7 +59,7 @@ from clipkit.probes import sweeps
 from clipkit.probes.classifiers import LOGREG, names_taking
 from clipkit.probes.sweep_context import SharedRows
 from clipkit.statistics import confounders
-from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS, NOT_DECIDED, group_of
+from clipkit.statistics.claims import ABOVE_CHANCE, FEWEST_OTHERS, LEVEL, NOT_DECIDED, group_of
 from clipkit.statistics.dependence import p_of, permute
 from clipkit.statistics.metrics import holm
 from clipkit.statistics.score_metrics import METRICS, RANKED, RECALL, ridge
@@ -98,6 +98,25 @@ class Words(NamedTuple):
     values: Int64
     others: Float32
     are_neutral: bool
+
+    def are_few(self, tests: int) -> bool:
+        """Whether there are too few other texts to tell the words of so many attributes."""
+        return len(self.others) < fewest_others(len(self.values), tests)
+
+
+def fewest_others(words: int, tests: int) -> int:
+    """Return how many other texts tell whether some words exceed others, for so many attributes.
+
+    The least p is 1 / (1 + draws), times the number of tests (Holm); see `_other_words`.
+
+    >>> fewest_others(1, 1), fewest_others(1, 40), fewest_others(2, 40)
+    (39, 1599, 39)
+    """
+    draws = math.ceil(tests / (LEVEL / 2) - 1e-9) - 1
+    others = draws if words == 1 else FEWEST_OTHERS
+    while words > 1 and math.perm(others + words, words) - 1 < draws:
+        others += 1
+    return max(others, FEWEST_OTHERS)
 
 
 class Similarities(NamedTuple):
@@ -184,7 +203,12 @@ class _Settings(NamedTuple):
     seed: int
     random: int  # number of sets of random directions
     confounders: Sequence[Attribute] = ()  # any that go with an attribute are
-    draws: int = OTHER_WORDS  # of other texts for p
+    attributes: int = 1  # that are measured
+
+    @property
+    def draws(self) -> int:
+        """The number of draws of other texts for p."""
+        return min(max(OTHER_WORDS, PER_ATTRIBUTE * self.attributes), MOST_DRAWS)
 
 
 @checked
@@ -268,14 +292,12 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     untrained = check_controls(controls, images, [fit.split, scored.split])
     embeddings = [own, *[_Embeddings(control.images, fit, scored) for control in untrained]]
     table_columns = [*annotations.attributes, *annotations.others]
-    draws = PER_ATTRIBUTE * len(annotations.attributes)
-    draws = min(max(OTHER_WORDS, draws), MOST_DRAWS)
-    settings = _Settings(metric, C, seed, random, table_columns, draws)
+    settings = _Settings(metric, C, seed, random, table_columns, len(annotations.attributes))
     half = _half_of(fit, images, seed)
     of_half = [_Embeddings(one.file, half, scored) for one in embeddings]
     measured = _measure_each(annotations.attributes, embeddings, of_half, words, settings)
     rows = [one.row for one in measured]
-    _correct(rows)
+    _correct(measured)
     for one in measured:
         one.row["half_group"] = _group_of_half(one)
     if not results.is_testable(caveats):
@@ -351,8 +373,7 @@ class _Measured(NamedTuple):
     half: Row | None
     ranks: Int64  # see `_Attribute.ranks`
     problems: list[str]
-    has_words: bool
-    has_neutral: bool  # texts as the control of its words
+    words: Words | None
     value: str  # one of those that need words
 
 
@@ -378,8 +399,7 @@ def _measure_each(
             is_grouped, half = group_of(row)[0] != NOT_DECIDED, None
             if is_grouped:
                 half = one.with_half(row, of_half)
-            has_words, value = own_words is not None, (attribute.values or ["VALUE"])[0]
-            has_neutral = own_words is not None and own_words.are_neutral
+            value = (attribute.values or ["VALUE"])[0]
             ranks = one.ranks(scored)
             measured.append(
                 _Measured(
@@ -389,8 +409,7 @@ def _measure_each(
                     half,
                     ranks,
                     problems,
-                    has_words,
-                    has_neutral,
+                    own_words,
                     value,
                 )
             )
@@ -410,12 +429,17 @@ def _keep(
     return {scored.split: Split(ids=ids, predicted=ranks, cluster=clusters)}
 
 
-def _correct(rows: Sequence[Row]) -> None:
-    """Correct the p of words for all attributes with words, by Holm's method."""
-    tested = [row for row in rows if not math.isnan(row["other_words_p"])]
-    corrected = holm([row["other_words_p"] for row in tested]).tolist()
-    for row, p in zip(tested, corrected, strict=True):
-        row["other_words_p"] = p
+def _correct(measured: Sequence[_Measured]) -> None:
+    """Correct the p of words for all attributes with words, by Holm's method.
+
+    It is NaN if the words exceed others, and too few others are there to show it of so many.
+    """
+    tested = [one for one in measured if not math.isnan(one.row["other_words_p"])]
+    corrected = holm([one.row["other_words_p"] for one in tested]).tolist()
+    for one, p in zip(tested, corrected, strict=True):
+        exceeds = one.row["other_words_p"] <= LEVEL and p > LEVEL / 2
+        is_missing = exceeds and one.words is not None and one.words.are_few(len(tested))
+        one.row["other_words_p"] = math.nan if is_missing else p
 
 
 def _check_metric(metric: str, table: Table | None) -> type[_Attribute]:
@@ -524,7 +548,7 @@ def _check_words(images: FeatureFile, words: FeatureFile | None) -> None:
 
 def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metric: str) -> None:
     """Note the attributes without words, if there are any."""
-    without = [one for one in measured if not one.has_words]
+    without = [one for one in measured if one.words is None]
     if not without:
         return
     names = [one.name for one in without]
@@ -538,13 +562,15 @@ def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metri
 
 def _note_few_others(words: FeatureFile, measured: Sequence[_Measured]) -> None:
     """Note the attributes whose words have no control, for want of other texts."""
-    names = []
-    for one in measured:
-        if not math.isnan(one.row["zeroshot"]) and math.isnan(one.row["other_words"]):
+    with_words = [one for one in measured if not math.isnan(one.row["zeroshot"])]
+    names, fewest = [], 0
+    for one in with_words:
+        if one.words is not None and math.isnan(one.row["other_words_p"]):
             names.append(one.name)
+            fewest = max(fewest, fewest_others(len(one.words.values), len(with_words)))
     if names:
         console.note(
-            f"{words.display_name} has fewer than {FEWEST_OTHERS} other texts to compare with the "
+            f"{words.display_name} has fewer than {fewest:,} other texts to compare with the "
             f"words of {results.join_names(names)}; hint: add texts about anything else"
         )
 
@@ -553,18 +579,22 @@ def _note_neutral(words: FeatureFile, measured: Sequence[_Measured]) -> list[str
     """Note the attributes whose words are compared with neutral texts, and return them."""
     names = []
     for one in measured:
-        if one.has_neutral and not math.isnan(one.row["other_words"]):
+        is_neutral = one.words is not None and one.words.are_neutral
+        if is_neutral and not math.isnan(one.row["other_words"]):
             names.append(one.name)
     if names:
         console.note(
-            f"{words.display_name} has fewer than {FEWEST_OTHERS} other texts for the words of "
+            f"{words.display_name} has too few other texts for the words of "
             f"{results.join_names(names)}: neutral texts are their control"
         )
     return names
 
 
-def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
-    """Return the prompts of the classes that are the words for the values, in their order."""
+def _words_of(words: FeatureFile, classes: Sequence[int], tests: int) -> Words:
+    """Return the prompts of the classes that are the words for the values, in their order.
+
+    Neutral texts are the others if the file's own are too few for so many tests, and fewer.
+    """
     index = np.asarray(words.class_index)
     is_word = np.isin(index, classes)
     features = np.asarray(words.features)
@@ -572,12 +602,14 @@ def _words_of(words: FeatureFile, classes: Sequence[int]) -> Words:
     value_of_class = np.zeros(max(classes) + 1, np.int64)
     value_of_class[classes] = np.arange(len(classes))
     own, others = directions[is_word], directions[~is_word]
-    are_neutral = False
-    if len(others) < FEWEST_OTHERS and words.other_features is not None:
-        neutral = similarity.comparable(words.other_features, words, words.display_name)
-        others = _without_near_synonyms(np.asarray(neutral, np.float32), own)
-        are_neutral = True
-    return Words(own, value_of_class[index[is_word]], others, are_neutral)
+    found = Words(own, value_of_class[index[is_word]], others, are_neutral=False)
+    if not found.are_few(tests) or words.other_features is None:
+        return found
+    neutral = similarity.comparable(words.other_features, words, words.display_name)
+    neutral = _without_near_synonyms(np.asarray(neutral, np.float32), own)
+    if len(neutral) < len(others):
+        return found
+    return found._replace(others=neutral, are_neutral=True)
 
 
 def _without_near_synonyms(texts: Float32, words: Float32) -> Float32:
@@ -676,7 +708,7 @@ class _Attribute:
                     f"{missing[0]!r}",
                     f"add the line '{missing[0]}<TAB>words', or empty the cells with this value",
                 )
-        found = _words_of(words, classes)
+        found = _words_of(words, classes, self.settings.attributes)
         chosen = np.isin(found.values, self.occurring)
         values = np.searchsorted(self.occurring, found.values[chosen])
         return found._replace(directions=found.directions[chosen], values=values)
@@ -946,7 +978,7 @@ class _Label(_Attribute):
         names = words.class_names or []
         for name in (self.attribute.name, f"{self.attribute.name}: {self.attribute.values[-1]}"):
             if name in names:
-                return _words_of(words, [names.index(name)])
+                return _words_of(words, [names.index(name)], self.settings.attributes)
         return None
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
