@@ -37,11 +37,10 @@ WORLDS = 100
 class World:
     """Labels (N,) of clusters, and numbers (N,) that are as alike as the rows of a cluster."""
 
-    def __init__(self, seed, weights, kind):
+    def __init__(self, seed, weights, shape):
         self.random = np.random.default_rng(seed)
-        self.weights = WEIGHTS[weights]
-        self.shape = KINDS[kind]
-        count, size, _ = self.shape
+        self.weights, self.shape = weights, shape
+        count, size, _ = shape
         index = np.repeat(np.arange(count), size)
         self.labels = self.random.choice(len(self.weights), count, p=self.weights)[index]
         self.clusters = index if size > 1 else None
@@ -112,9 +111,9 @@ COVERAGES = {
 NOMINAL = {"two results differ": 0.05}
 
 
-def rate(measure, weights, kind, worlds):
+def rate(measure, weights, shape, worlds):
     """Return the mean of a measure over the worlds in which several classes occur."""
-    drawn = [World(seed, weights, kind) for seed in range(worlds)]
+    drawn = [World(seed, weights, shape) for seed in range(worlds)]
     return float(np.mean([measure(world) for world in drawn if len(world.classes) > 1]))
 
 
@@ -262,21 +261,21 @@ def test_equal_classes_have_the_columns_that_they_had_unless_others_are_named(tm
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_mean_recalls_hold_their_nominal_rates(weights, kind):
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=list(WEIGHTS))
+@pytest.mark.parametrize("shape", KINDS.values(), ids=list(KINDS))
+def test_mean_recalls_hold_their_nominal_rates(weights, shape):
     for name, measure in RATES.items():
         nominal = NOMINAL.get(name, 0.025)
         allowed = nominal + 2.5 * np.sqrt(nominal * (1 - nominal) / WORLDS)
-        assert rate(measure, weights, kind, WORLDS) <= allowed
+        assert rate(measure, weights, shape, WORLDS) <= allowed
     for measure in COVERAGES.values():
-        assert rate(measure, weights, kind, WORLDS) >= 0.93 - 2.5 * np.sqrt(0.93 * 0.07 / WORLDS)
+        assert rate(measure, weights, shape, WORLDS) >= 0.93 - 2.5 * np.sqrt(0.93 * 0.07 / WORLDS)
 
 
 if __name__ == "__main__":
     worlds = int(sys.argv[1])
     print("classes", "measure", *KINDS, sep="\t")
-    for weights in WEIGHTS:
+    for of_classes, weights in WEIGHTS.items():
         for name, measure in (RATES | COVERAGES).items():
-            found = [f"{100 * rate(measure, weights, kind, worlds):.1f}" for kind in KINDS]
-            print(weights, name, *found, sep="\t", flush=True)
+            found = [f"{100 * rate(measure, weights, one, worlds):.1f}" for one in KINDS.values()]
+            print(of_classes, name, *found, sep="\t", flush=True)

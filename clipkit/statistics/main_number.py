@@ -78,29 +78,12 @@ def mean_recall(
 ) -> MainNumber:
     """Return the mean recall of the classes of labels (N,), by which rows (N,) are right.
 
-    The interval is the wider one of two, at each end. `metrics.recall_interval` is too short if the
-    rows of a rare class are in few clusters. The square root of the sum of squares of the exact
-    intervals of the classes (Newcombe 1998, method 10), of as many rows as are effective in each,
-    is too short for many classes without a right row.
+    The interval is that of `metrics.wider_recall_interval`.
     """
-    from scipy.special import ndtri
-
-    hits = np.asarray(right, bool)
-    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    recalls = np.bincount(index, hits) / counts
-    value = float(recalls.mean())
-    low, high = metrics.recall_interval(labels, np.where(hits, labels, -1), clusters)
-    wider = float(ndtri(1 - level / 2)) / metrics.QUANTILE
-    below, above = wider * (value - low), wider * (high - value)
-    squares = np.zeros(2)
-    rows_of = np.split(np.argsort(index, kind="stable"), np.cumsum(counts)[:-1])
-    for recall, rows in zip(recalls.tolist(), rows_of, strict=True):
-        n = metrics.effective_rows(hits[rows], None if clusters is None else clusters[rows])
-        squares += np.square(np.subtract(metrics.exact_interval(recall, n, level), recall))
-    by_class = np.sqrt(squares) / len(counts)
-    below, above = max(below, by_class[0]), max(above, by_class[1])
-    limits = max(0.0, float(value - below)), min(1.0, float(value + above))
-    return MainNumber(value, *limits, 1 / len(counts))
+    predicted = np.where(np.asarray(right, bool), labels, -1)
+    value = metrics.mean_per_class_recall(labels, predicted)
+    limits = metrics.wider_recall_interval(labels, predicted, clusters, level)
+    return MainNumber(value, *limits, 1 / len(np.unique(labels)))
 
 
 def paired_recall_test(

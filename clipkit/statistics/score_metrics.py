@@ -200,7 +200,23 @@ class _Recall(ScoreMetric):
     def covariance(
         self, truth: Any, scores: Sequence[Any], clusters: Int64 | None = None
     ) -> Floats:
-        return metrics.recall_covariance(truth, scores, clusters)
+        """Return the covariance. Of rows in clusters, it is as wide as the interval of each score.
+
+        So it also holds for a value that few clusters have.
+        """
+        covariance = metrics.recall_covariance(truth, scores, clusters)
+        if clusters is None:
+            return covariance
+        errors = np.sqrt(covariance.diagonal())
+        wider = errors.copy()
+        for place, predicted in enumerate(scores):
+            value = self.value(truth, predicted)
+            low, high = self.interval(truth, predicted, clusters)
+            wider[place] = max(wider[place], max(value - low, high - value) / metrics.QUANTILE)
+        products = np.outer(errors, errors)
+        correlation = np.eye(len(errors))
+        np.divide(covariance, products, out=correlation, where=products > 0)
+        return np.asarray(correlation * np.outer(wider, wider))
 
     def interval(
         self, truth: Any, scores: Any, clusters: Int64 | None = None
