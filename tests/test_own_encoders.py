@@ -136,6 +136,35 @@ def test_a_mistake_is_one_line(body, message):
     assert not Path("out.h5").exists()
 
 
+@pytest.mark.parametrize("module", ["sys", "threading"])
+def test_hooks_for_errors_are_put_back(module):
+    write(CLASS.format(f"import sys, threading; {module}.excepthook = None; {SIZES}"))
+    ok(*RUN, *OWN, "-o", "out.h5")
+
+
+LEAVING = """
+import os
+calls = []
+class make:
+    def image(self, images):
+        calls.append(0)
+        if len(calls) > 6:
+            os._exit(0)
+        return [[*image.size, image.getpixel((5, 5))[0]] for image in images]
+"""
+
+
+@pytest.mark.parametrize("output", ["-o out.h5", "> piped.h5"])
+@pytest.mark.long
+def test_os_exit_leaves_no_output(output, folder):
+    write(LEAVING)
+    words = " ".join(map(str, (*RUN, *OWN, "-b", 1)))
+    result = shell(f"clipkit {words} {output}", folder)
+    assert result.returncode == 0
+    assert not Path("out.h5").exists()
+    assert not Path("piped.h5").exists() or not Path("piped.h5").read_bytes()
+
+
 def test_what_a_property_that_fails_says_about_texts_is_one_line():
     write("class make:\n    def text(self, texts):\n        raise SystemExit(0)\n")
     line = fails("textembed", "generic32", *OWN, "-o", "out.h5")

@@ -109,7 +109,8 @@ class _Unclosable:
 class _Redirection:
     """Descriptor 1 as standard error, while any thread runs code behind the border.
 
-    Code may close or replace Python's streams: afterwards they are as they were.
+    Code may close or replace Python's streams, and its hooks for errors: afterwards they are as
+    they were.
     """
 
     def __init__(self) -> None:
@@ -138,6 +139,8 @@ class _Redirection:
         messages: Any = _Unclosable(sys.stderr)
         self.restore.enter_context(contextlib.redirect_stdout(messages))
         self.restore.enter_context(contextlib.redirect_stderr(messages))
+        for module in (sys, threading):  # without a hook, no thread can be made
+            self.restore.callback(setattr, module, "excepthook", module.excepthook)
         if console.has_reserved_stdout():
             return
         with contextlib.suppress(OSError):  # it is closed
