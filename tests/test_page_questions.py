@@ -8,10 +8,12 @@ from factories.results import LABELS, write_results
 from test_report_files import write_result
 
 from clipkit.analysis import find
+from clipkit.analysis.mistakes.kept import OF_NAMES, ClassValues
 from clipkit.analysis.question import Analysis
 from clipkit.analysis.sections import BETTER, MISTAKES, RIGHT, SECTIONS
 from clipkit.features import read, write
-from clipkit.report import Page, as_html, as_markdown, of_files
+from clipkit.features.provenance import provenance
+from clipkit.report import Page, as_html, as_markdown, of_files, summary
 from clipkit.report.blocks import Heading
 from clipkit.statistics.shared_errors import shared_error, words_of_names
 
@@ -68,18 +70,39 @@ def test_two_models_that_were_asked_alike_are_compared_first(tmp_path):
     predicted = np.where(np.arange(200) < 90, LABELS, (LABELS + 1) % 5)
     other.splits["test"].predicted = predicted[None]
     write(folders[1] / "img.svm.h5", other, force=True)
-    page = of_files([folder / "img.svm.h5" for folder in folders])
+    page = of_files([folder / "img.svm.h5" for folder in folders[::-1]])
     first, second, third, *_ = page.questions
     assert [first.section, second.section, third.section] == [BETTER, RIGHT, MISTAKES]
     sentence = first.facts[0].text
-    assert sentence.startswith("clip-vit-base-patch32 is above other by 30.0 points (")
+    assert sentence.startswith("clip-vit-base-patch32 is above other by **30.0 points** (")
     assert first.table.rows[0][1:3] == ["75.00", "45.00"]
+    names = [fact.name for fact in second.facts if fact.bar]
+    assert names == ["Main result of clip-vit-base-patch32", "Main result of other"]
+    main, _ = page.main_result("cifar100")
+    assert main is third.drawing.inputs[0]
+    assert provenance(main).model == "clip-vit-base-patch32"
     text = as_markdown(page)
     assert text.index("## Which model is better?") < text.index("## How often is it right?")
     html = as_html(page)
     assert html.index("Which model is better?") < html.index("How often is it right?")
     alone = of_files([folders[0] / "img.svm.h5"])
     assert all(question.section != BETTER for question in alone.questions)
+
+
+@pytest.mark.parametrize("source", [OF_NAMES, "shapes"])
+def test_a_page_asks_which_attribute_explains_errors_where_attributes_were_held(
+    tmp_path, monkeypatch, source
+):
+    held = ClassValues({"hue": ["red", "red", "red", "blue", "blue"]}, np.arange(5), source, {})
+    monkeypatch.setattr(summary, "own_values", lambda *_: held)
+    page = of_files([write_result(tmp_path / "a.h5", 120)])
+    (asked,) = (question for question in page.questions if question.section == MISTAKES)
+    said = [fact.text for fact in asked.facts if fact.name == "What errors share"]
+    if source == OF_NAMES:
+        assert (asked.text, said) == ("What does it confuse?", [])
+    else:
+        assert asked.text == "What does it confuse, and which attribute explains it?"
+        assert said == ["No attribute (hue) is shown to explain the errors."]
 
 
 def test_a_page_says_which_question_a_generative_model_was_asked(tmp_path):

@@ -129,7 +129,7 @@ def draw_two_models(first: FeatureFile, second: FeatureFile) -> Drawn:
         title="Recall of each attribute by two models",
     )
     split = str(results.newest_entry(first).get("eval_split"))
-    return style.state(figure, finding, results.source_label(first, split))
+    return style.state(figure, finding, results.sources_label(both, [split, split]))
 
 
 @clipkit_style

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clipkit.analysis.results import holds_classes
-from clipkit.analysis.sections import SECTIONS
+from clipkit.analysis.sections import RIGHT
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 
@@ -188,7 +188,7 @@ class Picture:
 class Drawing:
     """A picture that is drawn when a page is rendered as HTML, of results or of numbers.
 
-    A confusion that is linked leads to the images of an album, and is of the album's main result.
+    A confusion that is linked leads to the images of an album of the same result.
     """
 
     draw: Callable[..., Any]  # returns a figure and what it is of
@@ -228,18 +228,15 @@ class Question:
     """A section of a page: what is asked, the sentences that answer it, and what they rest on.
 
     One picture and one table stand open below the first sentences. Everything else is folded.
+    `text` asks in words.
     """
 
     section: str  # a key of `SECTIONS`
+    text: str
     facts: Sequence[Fact] = ()
     drawing: Drawing | None = None
     table: Table | None = None
     folded: Sequence[Block] = ()
-
-    @property
-    def text(self) -> str:
-        """The question in words."""
-        return SECTIONS[self.section]
 
 
 @dataclass(frozen=True)
@@ -270,14 +267,16 @@ class Page:
 
         A result on the data set is preferred.
         """
+        right_first = sorted(self.questions, key=lambda question: question.section != RIGHT)
+        facts = [*self.summary, *itertools.chain.from_iterable(q.facts for q in right_first)]
         sources = []
-        for fact in self.facts:
+        for fact in facts:
             result = self.results.get(fact.source)  # None for one of a control
             if result is not None and holds_classes(result):
                 sources.append(fact.source)
         on_dataset = [name for name in sources if provenance(self.results[name]).dataset == dataset]
         for main in on_dataset + sources:
-            classes = [fact.class_name for fact in self.facts if fact.source == main]
+            classes = [fact.class_name for fact in facts if fact.source == main]
             return self.results[main], next(filter(None, classes), "")
         return None, ""
 

@@ -25,7 +25,6 @@ from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
-from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.plots import style
 from clipkit.plots.attributes import draw_attributes
@@ -143,14 +142,10 @@ def _draw(
     page: Page, drawing: Drawing, album: Album | None, pictures: _Pictures
 ) -> dict[str, Any] | None:
     """Draw a picture; the confusion of the album's main result has links to the album."""
-    inputs = drawing.inputs
-    if not drawing.is_linked or album is None:
-        return pictures.draw(drawing.draw, *inputs)
-    main, _ = page.main_result(album.dataset)
-    if main is None:
-        return pictures.draw(drawing.draw, *inputs)
-    options = choose_split(main)[1], None, None
-    return pictures.draw(drawing.draw, main, *options, album=album)
+    linked = None
+    if album and drawing.is_linked and page.main_result(album.dataset)[0] is drawing.inputs[0]:
+        linked = album
+    return pictures.draw(drawing.draw, *drawing.inputs, album=linked)
 
 
 def _shows_drawing(picture: Path, drawing: Drawing | None) -> bool:

@@ -6,6 +6,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from clipkit.analysis.sections import (
     BETTER,
     CAPTIONS,
     CHANGES,
+    EXPLAINED,
     KNOWN,
     MADE,
     MISTAKES,
@@ -125,6 +127,11 @@ class Sections:
         self._drawings: dict[str, list[Drawing]] = {name: [] for name in SECTIONS}
         self._tables: dict[str, Table] = {}
         self._named = named
+        # Whether attributes were held against the errors
+        self._is_explained = MISTAKES in map(section_of, named.values())
+        self._better: tuple[
+            str, ...
+        ] = ()  # the models that are compared first, the better one first
         self._compare_models(groups)
         self._say_accuracies(groups)
         self._say_attributes()
@@ -178,7 +185,9 @@ class Sections:
             if not (drawings or folded or table or self._facts[section]):
                 continue
             first = drawings[0] if drawings else None
-            found.append(Question(section, self._facts[section], first, table, folded))
+            is_explained = section == MISTAKES and self._is_explained
+            text = EXPLAINED if is_explained else SECTIONS[section]
+            found.append(Question(section, text, self._facts[section], first, table, folded))
         return found
 
     def _compare_models(self, groups: Sequence[SameImages]) -> None:
@@ -189,6 +198,7 @@ class Sections:
         self._facts[BETTER] += pair_facts(pairs)
         self._tables[BETTER] = pair_table(pairs)
         lead = pairs[0]
+        self._better = lead.models
         attributes = [
             file
             for model in lead.models
@@ -224,25 +234,39 @@ class Sections:
             predictions = results.predictions(scored.file, scored.split)
             shared = shared_errors(predictions, scored.file, scored.split, scored.name)
             self._facts[MISTAKES] = shared + self._facts[MISTAKES]
+            self._is_explained |= bool(shared)
             table = _confusion_table(scored)
             if table is not None:
                 self._tables[MISTAKES] = table
 
     def _attribute_results(self) -> list[FeatureFile]:
-        """Return the results of `attributes` that can be drawn, those that a model says first."""
+        """Return the results of `attributes` that can be drawn.
+
+        Those of the better model come first, and those that a model says.
+        """
         found = [
             file
             for file in self._named.values()
             if can_draw_attributes(file) and not is_untrained(file)
         ]
-        return sorted(found, key=lambda file: (not file.is_dot_product, -count_decided(file)))
+
+        def order(file: FeatureFile) -> tuple[int, bool, int]:
+            model = provenance(file).model
+            place = self._better.index(model) if model in self._better else len(self._better)
+            return place, not file.is_dot_product, -count_decided(file)
+
+        return sorted(found, key=order)
 
     def _say_attributes(self) -> None:
         """Say which attributes each model knows, and draw those of the first one."""
         found = self._attribute_results()
         name_of = {id(file): name for name, file in self._named.items()}
+        models = {provenance(file).model for file in found}
         for number, file in enumerate(found):
             facts = answer(file, name_of[id(file)])
+            if len(models) > 1 and facts:
+                of_model = f"{facts[0].name} of {escape(provenance(file).model or 'a model')}"
+                facts[0] = replace(facts[0], name=of_model)
             self._facts[KNOWN] += facts[: None if number == 0 else 1]
             self._drawings[KNOWN].append(Drawing(draw_attributes, [file]))
         if found:
@@ -341,21 +365,17 @@ def _draw_pairs(pairs: Sequence[ModelPair]) -> Drawn:
     what = pairs[0].first.main
     kinds = {what: (values[0], values[1])}
     chance = [pair.first.chance() for pair in pairs]
-    facts = summary_sentence(pairs)
     texts = (f"{what} (%)", LABELS[1])
+    title = claims.difference_sentence(pairs[0].row, "image")
     figure = dumbbells(
-        names, kinds, {what: decided}, models, chance=chance, texts=texts, title=facts
+        names, kinds, {what: decided}, models, chance=chance, texts=texts, title=title
     )
-    return figure, results.source_label(pairs[0].first.file, pairs[0].first.split)
+    files = [pairs[0].first.file, pairs[0].second.file]
+    return figure, results.sources_label(files, [pairs[0].first.split])
 
 
 def _ends(pair: ModelPair) -> tuple[float, float]:
     return claims.paired_limits(pair.row)
-
-
-def summary_sentence(pairs: Sequence[ModelPair]) -> str:
-    """Say which of two models is better by the first way of asking."""
-    return claims.difference_sentence(pairs[0].row)
 
 
 def _draw_ways(best: Sequence[Way]) -> Drawn:

@@ -364,7 +364,7 @@ def sum_up(groups: Iterable[SameImages]) -> MainResults:
     """Sum up the main result of each model on each data set, and name the lowest class of one.
 
     The main result is the most accurate: of those of one run if there are any, and of those that
-    have a control.
+    have a control. The most accurate model on a data set comes first.
     """
     by_source: dict[tuple[str, str], list[tuple[Scored, SameImages]]] = {}
     for group in groups:
@@ -373,11 +373,15 @@ def sum_up(groups: Iterable[SameImages]) -> MainResults:
             by_source.setdefault((found.model, found.dataset), []).append((scored, group))
     main = MainResults([], [], [])
     has_control = False
+    chosen = []
     for source, candidates in by_source.items():
         has_control |= any(len(group.trained) < len(group.results) for _, group in candidates)
         best = min(map(_rank, candidates))
         equal = [candidate for candidate in candidates if _rank(candidate) == best]
-        scored, group = max(equal, key=_accuracy_and_settings)
+        chosen.append((source, equal, max(equal, key=_accuracy_and_settings)))
+    datasets = [dataset for _, dataset in by_source]
+    chosen.sort(key=lambda one: (datasets.index(one[0][1]), _rank(one[2]), -_accuracy(one[2])))
+    for source, equal, (scored, group) in chosen:
         # of several runs, the most accurate
         predictions = results.predictions(scored.file, scored.split)
         tried = sum(len(candidate.runs) for candidate, _ in equal)
@@ -393,8 +397,11 @@ def sum_up(groups: Iterable[SameImages]) -> MainResults:
 
 def _accuracy_and_settings(candidate: tuple[Scored, SameImages]) -> tuple[float, str]:
     """Return what decides between candidates, without their files' names."""
-    scored, _ = candidate
-    return scored.measure().value, scored.settings
+    return _accuracy(candidate), candidate[0].settings
+
+
+def _accuracy(candidate: tuple[Scored, SameImages]) -> float:
+    return candidate[0].measure().value
 
 
 def _title(source: tuple[str, str], sources: Sequence[tuple[str, str]]) -> str:

@@ -9,12 +9,13 @@ import numpy as np
 from clipkit.analysis import results
 from clipkit.analysis.compare.comparison import compare_right
 from clipkit.analysis.for_people import findings
-from clipkit.analysis.mistakes.kept import find_shared_error
+from clipkit.analysis.mistakes.kept import OF_NAMES, own_values
 from clipkit.analysis.results import Predictions, Row
 from clipkit.analysis.sections import KNOWN
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.cells import format_p
+from clipkit.base.errors import listed
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.base.views import of_command
@@ -24,6 +25,7 @@ from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import p_name
 from clipkit.statistics import claims, main_number, metrics
 from clipkit.statistics.claims import CONTROL
+from clipkit.statistics.shared_errors import shared_error
 
 MAIN = "Main result"
 
@@ -142,11 +144,20 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
 
 
 def shared_errors(scored: Predictions, result: FeatureFile, split: str, source: str) -> list[Fact]:
-    """Say which change of an attribute's value the errors share."""
-    shared = find_shared_error(result, split, scored)
-    if shared is None:
+    """Say which change of an attribute's value the errors share, or that none explains them.
+
+    Words of class names are attributes only if they do.
+    """
+    held = own_values(result, split, scored)
+    shared = shared_error(held.counts(scored), held.values)
+    if shared is not None:
+        text = claims.shared_error_sentence(shared)
+    elif held.source != OF_NAMES and not scored.right.all():
+        names = listed([*held.values], claims.NAMED)
+        text = f"No attribute ({names}) is shown to explain the errors"
+    else:
         return []
-    return [Fact("What errors share", f"{escape(claims.shared_error_sentence(shared))}.", source)]
+    return [Fact("What errors share", f"{escape(text)}.", source)]
 
 
 def answer(result: FeatureFile, source: str = "") -> list[Fact]:

@@ -227,9 +227,12 @@ def pair_facts(pairs: Sequence[ModelPair]) -> list[Fact]:
     """Say which model is better, by how much, and whether that is decided, for each way."""
     facts = []
     for pair in pairs:
-        sentence = claims.difference_sentence(pair.row)
-        name = describe(pair.first)
-        facts.append(Fact(escape(name), f"{escape(sentence)}.", pair.first.name))
+        sentence = escape(claims.difference_sentence(pair.row, "image"))
+        for finding in (claims.NOT_DECIDED, claims.in_points(pair.row)):
+            if finding in sentence:
+                sentence = sentence.replace(finding, f"**{finding}**", 1)
+                break
+        facts.append(Fact(escape(describe(pair.first)), f"{sentence}.", pair.first.name))
     return facts
 
 

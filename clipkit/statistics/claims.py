@@ -658,7 +658,12 @@ def difference_claim(row: Mapping[str, Any], run: int) -> Claim:
     return Claim(row["a"], values["a"], *limits, against, n, "%", run)
 
 
-def difference_sentence(row: Mapping[str, Any]) -> str:
+def in_points(row: Mapping[str, Any]) -> str:
+    """Return how far apart two results of `compare` are."""
+    return f"{100 * abs(row['difference']):.1f} points"
+
+
+def difference_sentence(row: Mapping[str, Any], noun: str = "row") -> str:
     """Say which of two results of `compare` is more accurate, by how much, and on how many rows.
 
     >>> row = {"a": "a", "b": "b", "acc_a": 0.5, "acc_b": 0.4, "rows": 600, "p": 0.001}
@@ -668,14 +673,14 @@ def difference_sentence(row: Mapping[str, Any]) -> str:
     verdict = decide(*paired_limits(row), 0, 0)
     low, high = 100 * row["low"], 100 * row["high"]
     points = f"{100 * row['difference']:.1f} points ({low:.1f} to {high:.1f})"
-    on_rows = f"on {_count(int(row['rows']), 'row')}"
+    on_rows = f"on {_count(int(row['rows']), noun)}"
     if not math.isnan(_number(row, "recall_a")):
         on_rows = f"of {main_number.MEAN_RECALL} {on_rows}"
     if verdict == NOT_DECIDED:
         step = _bracketed(would_decide([difference_claim(row, -1)]))
         return f"{row['a']} and {row['b']}: {NOT_DECIDED}, {points} {on_rows}{step}"
     if verdict == BELOW:
-        points = f"{-100 * row['difference']:.1f} points ({-high:.1f} to {-low:.1f})"
+        points = f"{in_points(row)} ({-high:.1f} to {-low:.1f})"
     return f"{row['a']} is {verdict} {row['b']} by {points} {on_rows}"
 
 

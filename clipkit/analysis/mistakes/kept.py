@@ -31,6 +31,7 @@ from clipkit.statistics.shared_errors import (
     words_of_names,
 )
 
+OF_NAMES = "names"  # the source of values that are words of class names
 BUNDLED = "shapes"  # the data set that has its own table of attributes
 NO_ERRORS = Kept(math.nan, math.nan, math.nan)
 
@@ -128,7 +129,7 @@ def read_values(
             names = results.join_names(differing)
             console.note(f"left out {names}: images of one class differ in it")
         return found
-    found = _own_values(result, split, scored)
+    found = own_values(result, split, scored)
     if not code_values(found.values):
         raise ClipkitError(
             f"{result.display_name}: the class names have no words in common",
@@ -140,14 +141,14 @@ def read_values(
     return found._replace(values={name: found.values[name] for name in columns or found.values})
 
 
-def _own_values(result: FeatureFile, split: str, scored: Predictions) -> ClassValues:
+def own_values(result: FeatureFile, split: str, scored: Predictions) -> ClassValues:
     """Return the values of classes: of a bundled table or, of other images, the words of names."""
     if result.history.dataset_names == [BUNDLED]:
         with contextlib.suppress(ClipkitError):  # a folder of other images may have the same name
             return _values_of_table(result, split, scored, BUNDLED)[0]
     classes = np.unique(scored.labels)
     names = [scored.class_names[label] for label in classes]
-    return ClassValues(words_of_names(names), classes, "names", {})
+    return ClassValues(words_of_names(names), classes, OF_NAMES, {})
 
 
 def _values_of_table(
@@ -189,7 +190,7 @@ def find_shared_error(
 
     The attributes are those of a table or, without one, those that the images bring.
     """
-    found = _own_values(result, split, scored)
+    found = own_values(result, split, scored)
     if table is not None:
         found = read_values(result, split, scored, table)
     return shared_error(found.counts(scored), found.values)
