@@ -46,7 +46,18 @@ def folder(tmp_path_factory):
         ]
         (path / "captions.csv").write_text("\n".join(["image,caption", *lines]))
         ok("textembed", "--captions", "captions.csv", "-o", "captions.h5")
-        colours = ["red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white"]
+        colours = [
+            "red",
+            "orange",
+            "yellow",
+            "green",
+            "blue",
+            "purple",
+            "pink",
+            "brown",
+            "black",
+            "white",
+        ]
         lines = [f"colour: {colour}\ta {colour} thing" for colour in colours]
         (path / "colours.tsv").write_text("\n".join(["class\ttext", *lines]))
         ok("textembed", "--classes", "colours.tsv", "-o", "colours.h5")
