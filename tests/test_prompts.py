@@ -509,6 +509,22 @@ def test_rows_of_a_name_are_one_class_only_where_there_are_wordings():
     assert classes.wordings == ["a bird", "a neck", "fox"]
 
 
+@pytest.mark.parametrize("line", ["\tb", " \tb", "\t\tb"])
+def test_a_wording_without_a_name_of_a_class_is_refused(line):
+    with fails_with("x.tsv, line 2: expected the name of a class before the tab"):
+        prompt_files.parse_class_lines(f"a\n{line}\n".encode(), "x.tsv")
+
+
+def test_a_name_without_a_wording_and_a_blank_line_are_no_wording_without_a_name():
+    classes, _ = prompt_files.parse_class_lines(b"a\t\n\t\nb\n", "x.tsv")
+    assert classes.wordings == ["a", "b"]
+
+
+def test_a_blank_row_of_a_table_of_one_column_is_warned_about(capsys):
+    assert table('text\na\n\nb\n""\n').texts == ["a", "b"]
+    assert "mine.csv: 2 blank rows left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "names", "wordings"),
     [

@@ -198,7 +198,8 @@ def _read_lines(data: bytes, name: str, delimiter: str) -> Iterator[Line]:
                     raise ClipkitError(f"{name}, line {line}: {got}", hint)
                 yield line, cells
             else:
-                blank += len(cells) > 1
+                # an empty line is a row only of a table of one column
+                blank += len(cells) > 1 or width == 1
             line = reader.line_num + 1
     except csv.Error as error:
         raise ClipkitError(f"{name}, line {line}: expected a row of a table, got {error}") from None

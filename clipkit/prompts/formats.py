@@ -49,6 +49,7 @@ CLASS_COLUMNS = ("class", "name")
 IMAGE = "image"  # the column of a table of captions with the id of the image
 KNOWN_COLUMNS = (*PROMPT_COLUMNS, *CLASS_COLUMNS)
 INDEX_COLUMNS = ("name", "wnid")  # of a class index
+NAMELESS = re.compile(rb"^(\xef\xbb\xbf)? *\t[ \t]*\S", re.MULTILINE)  # nothing before a tab
 LINE_BREAK = re.compile(r"\s*[\r\n]\s*")
 # A class has no such name: an object with one of them is CLIP_benchmark's, keyed by data set.
 DATASETS = ("cifar10", "imagenet1k")
@@ -341,6 +342,13 @@ def parse_class_lines(data: bytes, name: str) -> tuple[ClassNames, list[str]]:
     (['crane', 'fox'], ['a bird', 'a long neck', 'fox'], [0, 0, 1])
     """
     lines = parse(data, name)
+    nameless = NAMELESS.search(data)
+    if nameless:
+        line = data.count(b"\n", 0, nameless.start()) + 1
+        raise ClipkitError(
+            f"{name}, line {line}: expected the name of a class before the tab, got an empty one",
+            "write the name, or remove the tab",
+        )
     if not any("\t" in text for text in lines.texts):
         return ClassNames(lines.texts), lines.warnings()
     collected = _Collected(name)
