@@ -214,6 +214,10 @@ def test_effective_ranks_of_unequal_numbers_of_vectors_are_not_drawn(tmp_path, c
     alike = [read(more), replace(read(more), display_name="copy.h5")]
     for files, has_ranks in ((alike, True), ([read(more), read(few)], False)):
         figure, _ = draw_spectra(files)
+        title = style.title_of(figure)
+        found = (r"\) uses [\d.]+ of \d+ dimensions, ", r"One direction has [\d.]+ % of ")
+        assert re.search(found[not has_ranks], title)
+        assert ("; a Gaussian sample uses " in title) == has_ranks
         labels = [text.get_text() for text in figure.legends[0].get_texts()]
         assert all(("effective rank" in label) == has_ranks for label in labels)
         assert ("no effective ranks" in capsys.readouterr().err) != has_ranks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,13 +61,29 @@ def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
         console.note(f"effective rank (RankMe): {'; '.join(facts)}")
     title = f"Singular values of the {noun}' directions"
     figure = spectrum({**values, **nulls}, ranks, nulls=list(nulls), title=title)
-    facts = []
-    for name, sigma in [*values.items()][:MOST_NAMED]:
-        share = f"{name} {100 * sigma.max() ** 2 / np.sum(sigma**2):.1f} %"
-        facts.append(f"{name} {ranks[name]:.1f}" if ranks else share)
-    what = "Effective rank" if ranks else "Share of the first direction"
-    finding = f"{what}: {', '.join(facts)}"
+    finding = _finding([*values.items()][:MOST_NAMED], ranks, nulls)
     return style.state(figure, finding, results.sources_label(files, splits))
+
+
+def _finding(
+    values: Sequence[tuple[str, Floats]], ranks: Mapping[str, float], nulls: Iterable[str]
+) -> str:
+    """Say how many dimensions each matrix uses, beside a Gaussian sample, if there is one.
+
+    Without effective ranks, say how much the first direction has of the sum of squares.
+    """
+    parts: list[str] = []
+    for name, sigma in values:
+        if ranks:
+            dimensions = "" if parts else " dimensions"
+            parts.append(f"{name} uses {ranks[name]:.1f} of {len(sigma):,}{dimensions}")
+        else:
+            parts.append(f"{100 * sigma.max() ** 2 / np.sum(sigma**2):.1f} % of {name}")
+    found = ", ".join(parts)
+    if not ranks:
+        return f"One direction has {found}"
+    of_nulls = [f"{ranks[name]:.1f}" for name in nulls]
+    return f"{found}; a Gaussian sample uses {' or '.join(of_nulls)}" if of_nulls else found
 
 
 def _splits_of_images(
