@@ -322,6 +322,7 @@ def test_the_rest_of_a_long_finding_begins_the_subtitle():
     subtitle = figure.texts[-1].get_text().replace("\n", " ")
     rest = subtitle.partition(". Agility of each animal")[0]
     assert f"{plots.title_of(figure)[:-2]}, {rest[2:]}" == finding
+    assert style.finding_of(figure) == finding  # a page has it as text
     assert not plots.overlapping_texts(figure)
 
 

@@ -35,6 +35,8 @@ def test_results_on_the_same_images_stand_in_one_table_and_are_compared_in_pairs
     a, b = write_result(tmp_path / "a.h5", 150), write_result(tmp_path / "b.h5", 120, seed=1)
     other = write_result(tmp_path / "c.h5", 90, dataset=DATASET | {"name": "x", "splits": {}})
     text = ok("report", a, b, other).stdout
+    assert "are not compared" in text.replace("\n", " ")
+    assert "are not compared" not in ok("report", a, b).stdout.replace("\n", " ")
     assert re.findall("^### (.*), test: 200 images, 5 classes$", text, re.M) == ["cifar100", "x"]
     (compared,) = rows(ok("compare", a, b).stdout)
     difference = -100 * float(compared["difference"])
@@ -56,8 +58,9 @@ def test_results_on_other_images_are_never_compared(tmp_path, what):
         file.history[0]["dataset"].pop("splits")
         file.splits["test"].ids = [f"{row}.png" for row in range(200)]
     write(b, file, force=True)
-    text = ok("report", a, b).stdout
+    text = " ".join(ok("report", a, b).stdout.split())
     assert text.count("### cifar100") == 2
+    assert "with other classes, are in tables of their own and are not compared." in text
     assert "McNemar" not in text
 
 

@@ -351,7 +351,9 @@ def test_a_page_of_one_result_has_pictures_with_findings_and_folds_its_details(
     assert len(captions) == 2  # the confusion and the classes
     assert page.locator("figure.picture:visible").count() == 1
     for image, caption in zip(page.locator("figure.picture img").all(), captions, strict=True):
-        assert caption.startswith(image.get_attribute("alt"))
+        finding = caption.removesuffix("Click to enlarge.").strip(" .")
+        assert image.get_attribute("alt").startswith(f"{finding}. ")
+        assert re.search(r"\d\.\d", image.get_attribute("alt"))
     number = page.locator(".summary strong").first
     assert number.inner_text().endswith("%")
     assert float(number.evaluate("node => parseFloat(getComputedStyle(node).fontSize)")) > 40

@@ -222,6 +222,7 @@ def finish(
     width = fig.get_figwidth()
     scale = max(1.0, width / FULL_SIZE)
     words = subtitle or ""
+    fig.set_label(title or title_of(fig))  # the whole, which pages show as text
     if not title:
         title, rest = divide_title(title_of(fig), width / scale)
         words = ". ".join(filter(None, (rest, words)))
@@ -526,6 +527,11 @@ def title_of(fig: Figure) -> str:
     return fig.get_suptitle().replace("\n", " ")
 
 
+def finding_of(fig: Figure) -> str:
+    """Return the title of a figure as it was before `finish` divided it."""
+    return str(fig.get_label()) or title_of(fig)
+
+
 def format_of(path: str | Path) -> str:
     """Return the format that a picture's name ends in; refuse others with a `UsageError`.
 
@@ -581,7 +587,7 @@ def render(fig: Figure, format: str, *, dpi: float | None = None) -> tuple[bytes
         warnings.simplefilter("always", UserWarning)
         options = _SAVE_OPTIONS[format]
         if format == "png":  # `report` shows the title below the picture, and in its place
-            texts = {"Software": None, "Title": title_of(fig), "Comment": _comment(fig)}
+            texts = {"Software": None, "Title": finding_of(fig), "Comment": _comment(fig)}
             options = {"metadata": texts}
         fig.savefig(buffer, format=format, dpi=dpi, **options)
     matches = [MISSING_GLYPH.match(str(warning.message)) for warning in caught]

@@ -339,7 +339,8 @@ class _Pictures:
         try:
             uri, size, texts = _embed(picture.path)
             caption = escape(texts.get("Title", "")) or picture.caption
-            return _picture_node(uri, size, caption, texts.get("Comment") == style.CHART)
+            is_chart = texts.get("Comment") == style.CHART
+            return _picture_node(uri, size, caption, caption, is_chart)
         except UNREADABLE as error:
             reason = f"{picture.path.name}: expected a PNG picture, got one that cannot be read"
             console.warn(f"left out {reason} ({error})")
@@ -361,19 +362,22 @@ class _Pictures:
         width, height = (round(SVG_DPI * inches) for inches in figure.get_size_inches())
         uri = _data_uri("image/svg+xml", content)
         links = _links(figure, inputs[0], album) if album else []
-        caption = escape(style.title_of(figure))
-        return _picture_node(uri, (width, height), caption, is_chart=True, links=links)
+        caption = escape(style.finding_of(figure))
+        alternative = f"{caption}. {escape(source)}"
+        return _picture_node(uri, (width, height), caption, alternative, True, links)
 
 
 def _picture_node(
     uri: str,
     size: tuple[int, int],
     caption: str,
+    alternative: str,
     is_chart: bool,
     links: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
+    texts = {"caption": _inline(caption), "alternative": _inline(alternative)}
     look = {"size": size, "is_chart": is_chart, "links": links}
-    return {"kind": "picture", "uri": uri, "caption": _inline(caption), **look}
+    return {"kind": "picture", "uri": uri, **texts, **look}
 
 
 def _links(figure: Any, result: FeatureFile, album: Album) -> list[dict[str, Any]]:

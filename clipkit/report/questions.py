@@ -87,6 +87,10 @@ ABOUT = (
     "untrained control was made in the same way from the same prompts; of several, bars have "
     "the most accurate."
 )
+NOT_COMPARED = (
+    "Results on other images, or with other classes, are in tables of their own and are not "
+    "compared."
+)
 MOST_ROWS, MOST_COLUMNS = 12, 7  # of a table that stands open
 MOST_CONFUSIONS = 5
 MOST_NAMED = 4  # ways in a title
@@ -479,7 +483,8 @@ def of_files(
     sections.say(MADE, [Fact("What was run", f"{title}: {what_was_run}")])
     sections.add_pictures(pictures_in(paths))
     sections.add(MADE, parts.feature_files())
-    sections.add(MADE, [provenance_table(files.by_name.values()), ABOUT])
+    about = [ABOUT] if len(parts.groups) < 2 else [ABOUT, NOT_COMPARED]
+    sections.add(MADE, [provenance_table(files.by_name.values()), *about])
     return Page(
         title,
         [],
