@@ -81,11 +81,9 @@ from clipkit.statistics.main_number import ACCURACY
 
 IN_MEMORY = "this result"  # the name of one that was not read from a file
 ABOUT = (
-    "Results on the same images are in one table. Brackets hold Wilson's 95 % interval. "
-    "Differences are paired, since two intervals say little about them. Chance is what "
-    "permuted predictions give; for retrieval, what images give with the texts of others. An "
-    "untrained control was made in the same way from the same prompts; of several, bars have "
-    "the most accurate."
+    "Brackets hold Wilson's 95 % interval. Chance is what permuted predictions give; for "
+    "retrieval, what images give with the texts of others. An untrained control was made in the "
+    "same way from the same prompts."
 )
 NOT_COMPARED = (
     "Results on other images, or with other classes, are in tables of their own and are not "

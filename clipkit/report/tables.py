@@ -81,9 +81,8 @@ def difference_table(
     if len(pairs) > 1:
         p += ", corrected for all rows by Holm's method"
     text = (
-        f"Differences {which}: the paired difference with its 95 % interval, "
-        f"the number of images that only one of the two gets right, and {p}. The interval "
-        f"covers another draw of test images, but not {not_covered}."
+        f"Differences {which}, paired, with {p}. The 95 % intervals cover another draw of test "
+        f"images, but not {not_covered}."
     )
     return [text, Table(header, cells, len(label_header), [pair.source for pair in pairs])]
 
