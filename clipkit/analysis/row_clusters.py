@@ -45,7 +45,8 @@ def read_clusters(
     if column is None:
         return _clusters_of(*choose_splits(file, splits))
     if table is None and column != CLASS:
-        raise UsageError(f"expected --table for --cluster {column}, got none", TABLE_HINT)
+        given = suggestions.command("--cluster", column)
+        raise UsageError(f"expected --table for {given}, got none", TABLE_HINT)
     file, names = choose_splits(file, splits)
     rows = replace(file, splits={name: file.splits[name] for name in names})
     return read_attribute(rows, table, column, categories=False, common=common)

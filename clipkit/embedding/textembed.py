@@ -449,7 +449,8 @@ def _no_prompts(source: str) -> ClipkitError:
         return files.missing(str(source))
     error = unknown("prompt file or bundled set", source, bundled.list_files())
     if source in REGISTRY:
-        error.hint = f"of its classes: --classes {source}; its captions, if it has some: --captions"
+        classes = suggestions.command("--classes", source)
+        error.hint = f"of its classes: {classes}; its captions, if it has some: --captions"
     elif error.hint is not None and error.hint.startswith("known"):
         return error.adding_hint(f"to embed it as a prompt: {pipe}")
     return error

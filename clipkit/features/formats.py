@@ -121,7 +121,8 @@ def import_file(  # noqa: PLR0913 (the options of `clipkit convert`)
                 except ClipkitError as error:
                     hint = "save them by numpy.save: one label per row"
                     if Path(labels).suffix.lower() in TABLES_OF_LABELS:
-                        hint += f"; or, once imported: clipkit relabel FILE --table {labels}"
+                        table = suggestions.command("--table", str(labels))
+                        hint += f"; or, once imported: clipkit relabel FILE {table}"
                     raise error.adding_hint(hint) from error
                 inputs["labels"] = _digest([file.path], str(labels))
         if texts is not None:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import MAX_LISTED, ClipkitError, UsageError, listed, shorten, unknown
 from clipkit.base.matrices import BlockMatrix, Int64
 from clipkit.features.clusters import fill_clusters, has_clusters
@@ -151,7 +151,7 @@ def _join(file: FeatureFile, names: Sequence[str]) -> Split:
     if file.is_result:
         raise UsageError(
             f"{file.display_name}: expected one split of a result, got {', '.join(names)}",
-            f"choose one of them: --split {names[0]}",
+            f"choose one of them: {suggestions.command('--split', names[0])}",
         )
     known = file.splits
     if has_clusters(known):
@@ -376,7 +376,7 @@ def find_elsewhere(missing: Sequence[str], others: Rows) -> str:
     split = ",".join([others.split, *counts])
     if len(counts) == len(others.others):
         split = ALL
-    return f"{' and '.join(places)}: --split {split}"
+    return f"{' and '.join(places)}: {suggestions.command('--split', split)}"
 
 
 # ---- Rows that were fitted or chosen with --------------------------------------------------------

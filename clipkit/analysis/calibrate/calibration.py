@@ -20,7 +20,7 @@ from clipkit.analysis import held_out
 from clipkit.analysis.class_scores import check_prompts, iter_class_scores
 from clipkit.analysis.results import majority, make_result
 from clipkit.analysis.row_clusters import own_clusters
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, UsageError, check_positive
 from clipkit.base.matrices import BlockMatrix, Floats, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
@@ -464,7 +464,7 @@ def _choose_splits(
         raise UsageError(
             f"{logits.display_name}: expected one split to hold rows out of, got {fit_split} to "
             f"fit and {eval_split} to score",
-            f"leave out --val, or add --eval-split {fit_split}",
+            f"leave out --val, or add {suggestions.command('--eval-split', fit_split)}",
         )
     return fit_split, eval_split, val
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from clipkit.analysis.options import FirstSplit
 from clipkit.analysis.question import Analysis, FeatureFile, Input
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import UsageError
 from clipkit.base.options import option
 from clipkit.features.columns import ID, LABEL, NUMBER, PROMPT, RANK, ROWS, TEXT, Column
@@ -60,7 +60,8 @@ def nearest(
             raise UsageError(message, "search the images that the logits were made of")
         for text in query:
             if Path(text).is_file():
-                console.warn(f"-q {text}: the nearest of this text are listed, not of the file")
+                typed = suggestions.command("-q", text)
+                console.warn(f"{typed}: the nearest of this text are listed, not of the file")
         queries = embed_queries(query, file)
     return neighbours.nearest(file, queries, split, k=k)
 
