@@ -31,6 +31,7 @@ from clipkit.prompts import bundled
 from clipkit.prompts.texts import read_with_digest
 from clipkit.report import blocks, expected, of_files, of_folder, steps
 from clipkit.report.summary import lowest_class
+from clipkit.statistics import main_number
 
 WHERE = "command=probe dataset=cifar100 features=embeddings classifier=svm C=1"
 
@@ -167,6 +168,18 @@ def test_a_figure_of_classes_is_their_mean_f1_with_its_interval(tmp_path):
         assert mean == pytest.approx(100 * expected_f1, abs=0.01)
         assert low < mean < high
     assert found["none"]["measured"] == found["accuracy"]["measured"] == "not measured"
+
+
+def test_a_figure_of_a_mean_recall_has_its_interval(tmp_path):
+    folder = write_results(tmp_path / "r")
+    split = read(folder / "img.svm.h5").splits["test"]
+    recall = main_number.mean_recall(split.labels, split.predicted[0] == split.labels)
+    write_baseline(folder, {"mean_per_class_recall": recall.value})
+    figure = f"{WHERE}\tmean_per_class_recall"
+    found = measure(folder, f"near\t{figure}\t0.7\tyes\t", f"far\t{figure}\t0.1\tyes\t")
+    expected_numbers = [100 * number for number in recall[:3]]
+    assert numbers(found["near"]["measured"]) == pytest.approx(expected_numbers, abs=0.06)
+    assert [found[name]["in the interval"] for name in ("near", "far")] == ["yes", "no"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("val", "0.1"), ("shots", 5), ("random", 32)])

@@ -34,7 +34,7 @@ from clipkit.report.markdown import (
     format_measurements,
     highest,
 )
-from clipkit.statistics import claims, metrics
+from clipkit.statistics import claims, main_number, metrics
 
 TABLE_HEADER = ("section", "title", "where", "column", "value", "comparable", "source")
 HISTORY_WORDS = (
@@ -386,12 +386,24 @@ def _row(figure: Figure, trained: Sequence[_Described], controls: Sequence[_Desc
 
 
 def _measure(figure: Figure, run: _Run) -> Measurement:
-    """Return a number of a run with its own 95 % interval, or Wilson's of a share of images."""
+    """Return a number of a run with its own 95 % interval.
+
+    By default, it is Wilson's of a share of images, and `main_number.mean_recall`'s of a mean
+    recall.
+    """
     value = float(run.row[figure.column])
     ends = [run.row.get(f"{figure.column}_{end}", math.nan) for end in ("low", "high")]
     if not any(map(math.isnan, ends)):
         return Measurement(value, figure.unit, *ends)
-    if not figure.is_share_of_images or run.split not in run.file.splits:
+    if run.split not in run.file.splits:
+        return Measurement(value, figure.unit)
+    split = run.file.splits[run.split]
+    if figure.column == main_number.RECALL_COLUMN and split.predicted is not None:
+        assert split.labels is not None  # or the run would have no recall
+        right = split.predicted[run.number] == split.labels
+        recall = main_number.mean_recall(split.labels, right, split.cluster)
+        return Measurement(value, figure.unit, recall.low, recall.high)
+    if not figure.is_share_of_images:
         return Measurement(value, figure.unit)
     rows = len(run.file.splits[run.split]) * _effective_share(run)
     return Measurement(value, figure.unit, *metrics.wilson(value, rows))
