@@ -1,5 +1,7 @@
 """Evaluation of probes: grids, validation, few shots, and what is refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -290,8 +292,9 @@ def test_a_search_finds_the_peak_of_any_range_with_one_peak(monkeypatch, count):
 
     monkeypatch.setattr(evaluation, "_evaluate", score)
     grid = evaluation.Grid(None, ProbeSpec(), [None], Cs)
+    scored = SimpleNamespace(labels=np.arange(2))  # equal classes
     for peak in range(count):
-        rows = [run.row for run in evaluation._search(grid, None, None, evaluation.Draw())]
+        rows = [run.row for run in evaluation._search(grid, None, scored, evaluation.Draw())]
         assert max(rows, key=lambda row: row["acc1"])["C"] == Cs[peak]
         assert rows == sorted(rows, key=lambda row: row["C"])
         assert len(rows) <= (15 if count == 97 else 20)

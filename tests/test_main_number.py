@@ -14,6 +14,7 @@ from scipy.special import ndtr
 from shell import ok
 from test_siblings import file_of
 
+import clipkit
 from clipkit import features
 from clipkit.analysis.results import chance, majority
 from clipkit.statistics import claims, main_number, metrics
@@ -258,6 +259,23 @@ def test_equal_classes_have_the_columns_that_they_had_unless_others_are_named(tm
     named = ok("probe", tmp_path / "a.h5", "--columns", "majority,recall_chance")
     share, by_chance = map(float, named.stdout.splitlines()[1].split("\t"))
     assert share > by_chance == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("Cs", [[1e-4, 10.0], "1e-4..10:33"])
+def test_val_chooses_by_the_mean_recall_of_unequal_classes(Cs):
+    """A probe that names the frequent class for every image is more accurate."""
+    random = np.random.default_rng(2)
+    labels = np.repeat([0, 1], [170, 30])
+    splits = {}
+    for split in ("train", "val", "test"):
+        X = labels[:, None] * np.eye(20)[0] + random.standard_normal((200, 20))
+        splits[split] = (X, labels, None)
+    *tried, chosen = clipkit.probe(
+        file_of("images", splits), classifier="logreg", C=Cs, val="val"
+    ).rows()
+    by_recall = max(tried, key=lambda row: row["mean_per_class_recall"])
+    assert max(row["acc1"] for row in tried) > by_recall["acc1"]
+    assert (chosen["eval_split"], chosen["C"]) == ("test", by_recall["C"])
 
 
 @pytest.mark.long

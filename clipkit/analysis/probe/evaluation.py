@@ -37,7 +37,7 @@ from clipkit.features.validation import MAX_COUNTED
 from clipkit.probes import classifiers, sweeps
 from clipkit.probes.classifiers import Classifier
 from clipkit.probes.fitted import FittedProbe
-from clipkit.statistics import metrics, softmax
+from clipkit.statistics import main_number, metrics, softmax
 
 FEATURES = ("logits", "probs")
 MAX_PAIRED_CLASSES = 2000  # of a classifier with a hyperplane for each pair of them
@@ -239,9 +239,10 @@ def evaluate_grid(  # noqa: PLR0913
     """Fit a probe at every temperature and C, and score it.
 
     Without `val`, every probe is fitted on `fit_split` and scored on `eval_split`. With `val`,
-    every probe is scored on validation rows. The best of them (the first of equals) is then fitted
-    again on all of `fit_split` and scored on `eval_split`, if there is such a split. Without labels
-    of `eval_split`, its runs have predictions but no accuracy.
+    every probe is scored on validation rows. The best of them (the first of equals), by its main
+    number there (see `statistics.main_number`), is then fitted again on all of `fit_split` and
+    scored on `eval_split`, if there is such a split. Without labels of `eval_split`, its runs have
+    predictions but no accuracy.
 
     If a file has a single split, by default a fifth of its rows is held out and scored, and the
     rest is fitted.
@@ -374,10 +375,10 @@ def _evaluate_draw(
         runs = _evaluate(grid, train, rows.scored, draw, keep and not is_validated)
     if not is_validated:
         return runs, runs[0] if keep else None
-    best = max(runs, key=lambda run: run.row["acc1"]).row  # of equals, the first
+    best = runs[_best(runs, rows.scored.labels)].row
     if grid.is_search and best["C"] in (grid.Cs[0], grid.Cs[-1]):
         where = f"{train.name}: the chosen C, {best['C']:g}, is an end of the range"
-        console.note(f"{where}: a wider one may have a more accurate C")
+        console.note(f"{where}: a wider one may have a better C")
     if rows.test is None and not keep:
         return runs, None
     fit = _draw_shots(rows.fit, draw, seed)
@@ -560,12 +561,18 @@ def _search(grid: Grid, fit: Subset, scored: Subset, draw: Draw) -> list[ScoredR
             part = replace(grid, taus=[tau], Cs=[grid.Cs[place] for place in new])
             if new:
                 found |= zip(new, _evaluate(part, fit, scored, draw, keep=False), strict=True)
-            accuracies = {place: found[place].row["acc1"] for place in sorted(found)}
-            best = max(accuracies, key=accuracies.__getitem__)  # of equals, the first
+            tried = sorted(found)
+            best = tried[_best([found[place] for place in tried], scored.labels)]
             step //= 2
             places = {best - step, best + step} & set(range(last + 1))
         runs += [found[place] for place in sorted(found)]
     return runs
+
+
+def _best(runs: Sequence[ScoredRun], labels: Int64) -> int:
+    """Return the place of the run with the highest main number; of equals, the first."""
+    name = main_number.RECALL_COLUMN if main_number.is_unequal(labels) else "acc1"
+    return max(range(len(runs)), key=lambda place: runs[place].row[name])
 
 
 def _draw_shots(fit: Subset, draw: Draw, seed: int) -> Subset:
