@@ -420,7 +420,7 @@ REFUSED = [
     (lambda n: clipkit.align([n.X, n.Y], seed=-1), "seed: expected at least 0, got -1"),
     (lambda n: clipkit.align([n.X, n.Y], seed=2**32), "seed: expected at most 4294967295"),
     (lambda n: clipkit.nearest(n.X, k=None), "k: expected a whole number, got None"),
-    (lambda n: clipkit.cluster(n.images, k="3"), "k: expected a whole number, or several, got '3'"),
+    (lambda n: clipkit.cluster(n.images, k="three"), "-k: expected whole numbers between 2 and"),
     (lambda n: clipkit.retrieve(n.images), "retrieve: missing a required argument: 'texts'"),
     (lambda n: clipkit.entropy(n.cosines * 99, temperature=1), "logits: expected cosines between"),
     (lambda n: evaluation.evaluate(n.logits, "svm"), "spec: expected a ProbeSpec, got 'svm'"),
