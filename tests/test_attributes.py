@@ -188,7 +188,7 @@ def test_few_other_texts_of_the_file_are_replaced_by_its_neutral_ones(capsys):
     rest.features = np.vstack([rest.features, others])
     rest.texts, rest.class_index = list("abc" * 11), np.append(rest.class_index, np.full(30, -1))
     result = recalls.measure(images, neutral, controls=controls)
-    noted = "too few other texts for the words of class: neutral texts are their control\n"
+    noted = "neutral texts are the control for the words of class\n"
     assert capsys.readouterr().err.count(noted) == 1
     assert result.history[-1]["neutral"] == ["class"]
     (row,) = result.rows()

@@ -20,6 +20,7 @@ from clipkit.analysis.calibrate.calibration import (
     fit_temperature,
     score_probabilities,
 )
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError
 from clipkit.features import BlockMatrix, FeatureFile, Split, read, row_ids, write
 from clipkit.features.splitting import stratified_split
@@ -148,8 +149,11 @@ def test_likelihood_and_brier_score_are_scikit_learns():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_images_that_are_independent_of_uneven_labels_have_no_information(seed, capsys):
+def test_images_that_are_independent_of_uneven_labels_have_no_information(
+    seed, capsys, monkeypatch
+):
     """One prompt has the higher cosine with every image, so a low temperature always names it."""
+    monkeypatch.setattr(console, "_verbose", True)
     rng = np.random.default_rng(seed)
     file = logits_file(2000, 2)
     for split in file.splits.values():

@@ -24,6 +24,7 @@ from clipkit.analysis.retrieve import rank_metrics, retrieval
 from clipkit.analysis.retrieve.rank_metrics import METRICS, RELATIVES, RankMetric
 from clipkit.analysis.retrieve.retrieval import Pairs
 from clipkit.analysis.variance import shares
+from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.features import FeatureFile, columns, similarity
 from clipkit.features.columns import LABELS, LOWER, NUMBER, Column, all_columns
@@ -233,7 +234,8 @@ def test_a_new_metric_is_shown_everywhere(monkeypatch, tmp_path):
         assert "last rank" in text
 
 
-def test_the_interval_of_mrr_is_symmetric_on_the_logit_scale(capsys):
+def test_the_interval_of_mrr_is_symmetric_on_the_logit_scale(capsys, monkeypatch):
+    monkeypatch.setattr(console, "_verbose", True)
     ranks = np.repeat([1.0, 2, 40], [88, 10, 2])
     by_chance = retrieval.chance(np.ones(100, int), 100)
     row = retrieval._metric_columns(

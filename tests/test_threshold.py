@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 import clipkit
 from clipkit import plots
 from clipkit.analysis.threshold import thresholds
+from clipkit.base import console
 from clipkit.features import FeatureFile, Split
 from clipkit.plots.thresholds import draw_threshold
 
@@ -113,7 +114,10 @@ def test_the_intervals_count_the_images_of_a_cluster_together(tmp_path):
         thresholds.choose(file, table=str(tmp_path / "t.csv"))
 
 
-def test_false_positives_of_few_images_are_noted(capsys):
+def test_false_positives_of_few_images_are_among_the_details(capsys, monkeypatch):
+    thresholds.choose(logits(), fpr=[0.002])
+    assert "false positives" not in capsys.readouterr().err
+    monkeypatch.setattr(console, "_verbose", True)
     thresholds.choose(logits(), fpr=[0.2])
     assert "false positives" not in capsys.readouterr().err
     thresholds.choose(logits(), fpr=[0.002])

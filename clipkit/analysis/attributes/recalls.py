@@ -315,7 +315,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
     inputs = {"images": images.digest, **annotations.inputs}
     prompts, neutral = None, None
     if words is not None:
-        _note_missing_words(words, measured, metric)
+        _note_missing_words(words, measured, metric, are_named=bool(columns))
         _note_few_others(words, measured)
         neutral = _note_neutral(words, measured)
         inputs["words"] = words.digest
@@ -546,15 +546,18 @@ def _check_words(images: FeatureFile, words: FeatureFile | None) -> None:
         )
 
 
-def _note_missing_words(words: FeatureFile, measured: Sequence[_Measured], metric: str) -> None:
-    """Note the attributes without words, if there are any."""
+def _note_missing_words(
+    words: FeatureFile, measured: Sequence[_Measured], metric: str, *, are_named: bool
+) -> None:
+    """Note the attributes without words, if the user named them or if none has words."""
     without = [one for one in measured if one.words is None]
     if not without:
         return
+    tell = console.note if are_named or len(without) == len(measured) else console.detail
     names = [one.name for one in without]
     expected = f"{names[0]}: {without[0].value}" if metric == RECALL else names[0]
     example = (words.class_names or ["no classes"])[0]
-    console.note(
+    tell(
         f"{words.display_name} has no words for {results.join_names(names)}: expected classes "
         f"called {expected!r}, got {example!r} and others"
     )
@@ -584,8 +587,8 @@ def _note_neutral(words: FeatureFile, measured: Sequence[_Measured]) -> list[str
             names.append(one.name)
     if names:
         console.note(
-            f"{words.display_name} has too few other texts for the words of "
-            f"{results.join_names(names)}: neutral texts are their control"
+            f"{words.display_name}: neutral texts are the control for the words of "
+            f"{results.join_names(names)}"
         )
     return names
 

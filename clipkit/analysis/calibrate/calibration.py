@@ -440,11 +440,13 @@ def draw_labels(logits: FeatureFile, temperature: float, random: Any) -> Feature
 
 
 def _note_uneven_classes(scores: ClassScores) -> None:
-    """Note what `information` is compared with if classes are unequal."""
+    """Tell, among the details, what `information` is compared with if classes are unequal."""
     C, share = scores.matrix.shape[1], majority(scores.labels)
     if main_number.unless_equal(scores.labels) is not None:
         what = f"{100 * share:.0f} % of the images have one of {C} classes"
-        console.note(f"{scores.name}: {what}: `information` compares with the labels' own entropy")
+        console.detail(
+            f"{scores.name}: {what}: `information` compares with the labels' own entropy"
+        )
 
 
 def _choose_splits(

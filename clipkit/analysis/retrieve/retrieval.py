@@ -174,7 +174,7 @@ def _measure(
     few = [task for task, ranks in found.items() if (ranks.ranks < 2).sum() < FEW_FIRST]
     if few:
         which = f"{' and '.join(few)}: fewer than {FEW_FIRST} queries have rank 1"
-        console.note(f"{which}: the interval of MRR may be too narrow")
+        console.detail(f"{which}: the interval of MRR may be too narrow")
     rows: list[Row] = []
     splits = {}
     for task, ranks in found.items():

@@ -165,11 +165,11 @@ def _scores(fitted: Pairs, scored: Pairs, fpr: Sequence[float], at: Sequence[flo
 
 
 def _note_few_images(rows: Sequence[Row]) -> None:
-    """Note rows with a false-positive rate that few images, or clusters, decide on."""
+    """Name, among the details, the rows whose false positives few images, or clusters, have."""
     few = [row["prompt"] for row in rows if row.pop("above") < LEAST_IMAGES and row["fpr"] > 0]
     if few:
         which = results.join_names([shorten(prompt) for prompt in few])
-        console.note(
+        console.detail(
             f"fewer than {LEAST_IMAGES} images have the false positives of {which}: the interval "
             "of fpr may be too narrow"
         )
@@ -198,8 +198,8 @@ def _note_few_pairs(fitted: Pairs, fpr: Sequence[float]) -> None:
     few = [f"{share:g}" for share in sorted(set(fpr)) if share * fewest < LEAST_ABOVE]
     if few:
         console.note(
-            f"fewer than {LEAST_ABOVE} fitted pairs of a prompt may be above its threshold at "
-            f"{', '.join(few)}: use a larger --fpr, or 'all prompts'"
+            f"fewer than {LEAST_ABOVE} pairs of a prompt decide at {', '.join(few)}: use a larger "
+            "--fpr, or 'all prompts'"
         )
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipkit.analysis.controls import Controls, check_controls, control_digests
-from clipkit.analysis.results import Row, column, make_result
+from clipkit.analysis.results import Row, make_result
 from clipkit.analysis.row_clusters import own_clusters
 from clipkit.analysis.verdicts import keep
 from clipkit.base import console
@@ -499,7 +499,7 @@ def _attribute_rows(terms: Sequence[Term], images: FeatureFile, split: str) -> l
     unique = _unique_shares(together, images, split)
     others = [term.name for term in terms if term.values and term not in together]
     if others:
-        console.note(
+        console.detail(
             f"unique: left out {', '.join(others)}: too few images would have all values, or fewer "
             f"than {ROWS_PER_PARAMETER} for each parameter"
         )
@@ -604,6 +604,4 @@ def _prompt_rows(
                 "above": bool(shares[number] > max(random99, null95s[number])),
             }
             rows.append(row)
-    cells = int(np.isfinite(column(rows, "share")).sum())
-    console.note(f"about {0.01 * cells:.2g} of the {cells:,} cells (1 %) are `above` by chance")
     return rows
