@@ -33,8 +33,11 @@ MOST_NAMED = 4  # spectra in a title
 def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     """Draw the singular values of prompt sets, or of images, with their effective ranks.
 
-    Effective ranks grow with the number of vectors, so that they are left out where it differs.
-    Images stand beside a Gaussian sample of as many vectors, whose directions are all alike.
+    The effective rank is the exponential of the entropy of the singular values' shares. It is 1 if
+    one direction holds everything, and the number of directions if all hold the same. For images,
+    it is called RankMe (Garrido et al. 2023). Effective ranks grow with the number of vectors, so
+    that they are left out where it differs. Images stand beside a Gaussian sample of as many
+    vectors, whose directions are all alike.
     """
     files, splits = _splits_of_images(files, split)
     values = spectra(files, splits)
