@@ -227,6 +227,7 @@ def test_texts_of_a_file_without_a_model_cannot_be_embedded(tmp_path):
 def test_texts_need_a_file_to_search_and_no_other_queries(tmp_path):
     images = saved(tmp_path / "img.h5", images_file(4))
     texts = saved(tmp_path / "txt.h5", texts_file(2))
+    assert "; hint: to search for a text: -q cat" in fails("nearest", images, "cat", exit_code=2)
     message = fails("nearest", images, texts, "-q", "a cat", exit_code=2)
     assert message == f"clipkit nearest: expected {texts} or --query, got both\n"
     logits = tmp_path / "logits.h5"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import inspect
 import itertools
@@ -105,9 +106,20 @@ def check_words(
 def _refuse_text(value: str, option: str) -> None:
     """Refuse a text in the place of a feature file, if it cannot be the name of a file or a set."""
     is_sentence = any(map(str.isspace, value)) and not Path(value).exists()
-    if is_sentence:
+    if is_sentence or _is_word(value):
         message = f"expected a feature file, got the text {quote(value)}"
         raise UsageError(message, f"to search for a text: {option} {suggestions.command(value)}")
+
+
+def _is_word(value: str) -> bool:
+    """Whether a value is a plain word, and the name of no file, data set or prompt set."""
+    stems = [path.stem for path in Path().glob("*.h5")]
+    if not value.isalpha() or Path(value).exists() or difflib.get_close_matches(value, stems, n=1):
+        return False
+    from clipkit.datasets.registry import REGISTRY  # only an error needs them
+    from clipkit.prompts import bundled
+
+    return value not in REGISTRY and value not in bundled.list_files()
 
 
 def _seeds_of(values: Mapping[str, Any]) -> Sequence[int | str]:
