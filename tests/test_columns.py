@@ -78,7 +78,7 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
     unknown = FeatureFile("images", [{"command": "embed", "model": MODEL}])
     lines = ["id,colour,flag,size,patient"]
     twins = ["id,colour,twin"]
-    kinds = ["id,kind"]
+    kinds, rare = ["id,kind"], ["id,rare"]
     for name, count in (("train", 140 + 7 * rows), ("test", 105 + 7 * rows)):
         shown = random.integers(0, 7, count)
         features = directions(7, 1)[shown] + 0.8 * random.standard_normal((count, WIDTH))
@@ -94,6 +94,8 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
         patient = random.integers(0, 30 + rows, count)
         split_at = 3 + 3 * labels  # which classes are of one kind
         kinds += [f"{row_id},{int(c >= split_at)}" for row_id, c in zip(ids, given, strict=True)]
+        of_rare = (given == 6) + 2 * labels * (given == 5)  # two values, or three
+        rare += [f"{row_id},{value}" for row_id, value in zip(ids, of_rare, strict=True)]
         for cells in zip(ids, colour, flag, size, patient, strict=True):
             row_id, number, is_one, how_large, who = cells
             lines.append(f"{row_id},{COLOURS[number]},{is_one:d},{how_large:.3f},{who}")
@@ -103,6 +105,7 @@ def write_world(folder: Path, rows: int = 0, labels: int = 0) -> None:
             twins.append(f"{row_id},{COLOURS[number]},{twin}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     (folder / "kinds.csv").write_text("\n".join(kinds) + "\n")
+    (folder / "rare.csv").write_text("\n".join(rare) + "\n")
     (folder / "twins.csv").write_text("\n".join(twins) + "\n")
     saved(folder / "img.h5", images)
     biased = copy.deepcopy(images)
@@ -186,6 +189,8 @@ STEPS = {
     "siblings-z.h5": "zeroshot siblings.h5 txt.h5 --split test",
     "answers.h5": "zeroshot logits.h5 --threshold 0.5",
     "p.h5": "probe logits.h5 --classifier logreg --keep",
+    "rare-p.h5": "probe img.h5 --classifier logreg --table rare.csv --attribute rare",
+    "rare-c.h5": "probe ctl.h5 --classifier logreg --table rare.csv --attribute rare",
     "a.h5": "attributes img.h5 words.h5 --table table.csv --attribute flag --metric auroc",
     "ctl-a.h5": "attributes ctl.h5 --table table.csv --attribute flag --metric auroc",
 }
@@ -193,6 +198,7 @@ ATTRIBUTES = "attributes img.h5 words.h5 --control ctl.h5 --table table.csv"
 # The control twice, since several have a range
 BY_PATIENT = " --table table.csv --cluster patient"
 CONTROLS = 2 * " --control ctl.h5 --control-texts ctl-{}.h5"
+OF_CLASSES = "recall_chance,majority,mean_per_class_recall_low,mean_per_class_recall_high"
 # Reports that together have all columns, each with the columns that distinguish its rows
 REPORTS = {
     "entropy logits.h5 -t 1,0.05": "split temperature",
@@ -201,11 +207,14 @@ REPORTS = {
     "probe logits.h5 -t 1,0.05 --table table.csv --attribute colour --cluster patient": "",
     "probe img.h5 --classifier logreg --shots 2,4 --repeat 2": "",
     "probe img.h5 --classifier knn -k 5 --per-class": "class",
+    "probe img.h5 --classifier logreg --table rare.csv --attribute rare": "",
     "zeroshot logits.h5": "",
     "zeroshot logits.h5 --threshold 0.5 --table table.csv --cluster patient": "",
     "zeroshot logits.h5 --columns model,dataset,prompts,shots,acc1": "",
     "zeroshot logits.h5 --per-image --split test": "",
     "zeroshot logits.h5 --per-image --top 3 --split test": "",
+    f"zeroshot logits.h5 --columns {OF_CLASSES}": "",
+    f"predict ../base/p.h5 logits.h5 --columns {OF_CLASSES}": "",
     "predict ../base/p.h5 logits.h5 --threshold 0.5": "",
     "cluster img.h5 -k 5 --seed 1,2": "",
     "calibrate logits.h5 -t 0.05": "",
@@ -225,6 +234,8 @@ REPORTS = {
     "variance img.h5 words.h5 --table table.csv --attribute colour": "prompt",
     "compare z.h5 p.h5": "",
     "compare z.h5 p.h5 answers.h5": "b",
+    "compare rare-p.h5 rare-c.h5": "",
+    "compare rare-p.h5 rare-c.h5 --leaderboard": "result",
     "compare z.h5 p.h5 answers.h5 --leaderboard": "result",
     "compare z.h5 p.h5 --table table.csv --cluster patient": "",
     "compare z.h5 p.h5 --table table.csv --attribute colour": "scope group",
