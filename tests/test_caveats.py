@@ -194,7 +194,8 @@ def test_a_page_has_the_note_and_no_verdict(folder, name, note):
     (row,) = rows(ok("compare", result, "--run", 0).stdout)
     assert row["low"] == row["high"] == ""
     ok("report", result, "-f", "-o", page)
-    assert page.read_text().count(note) == 2  # in the summary and below the table
+    # In the summary, below the table and the picture, and in the alternative text
+    assert page.read_text().count(note) == 4
     assert "above chance" not in page.read_text()
     ok("report", folder / "fair.h5", "-f", "-o", page)
     assert "above chance (" in page.read_text()

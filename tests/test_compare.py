@@ -320,7 +320,7 @@ def test_the_run_that_validation_chose_is_taken(tmp_path):
         ("a unlabelled", 1, "unlabelled.h5"),
         ("a labels", 1, "labels.h5: expected the same labels, got 1 that differ: '003'"),
         ("a twice", 1, "twice.h5: test: expected different ids, got 299 in 300 rows"),
-        ("a others --common", 1, "like '000'; hint: write the ids as the images have them"),
+        ("a others --common", 1, "hint: embed the same images for test of "),
         ("a b --split train", 2, "unknown split of"),
         ("sweep b --run 2", 2, "run: expected 0 to 1 on test, got 2"),
         ("sweep b --run 0 --run 1 --run 2", 2, "run: expected one, or one for each of 2"),
