@@ -240,6 +240,7 @@ def _load() -> None:
 
 def _warm_up() -> None:
     """Do once what every clipkit would do first: it takes longer than a short command."""
+    import pyarrow as pa
     import typer.main
     from typer.testing import CliRunner
 
@@ -253,6 +254,7 @@ def _warm_up() -> None:
     typer.main.get_command = lambda _: command  # type: ignore[assignment]
     CliRunner().invoke(cli.app, ["info", "no.h5"])  # loads what Typer imports late
     signals._disarmed = False  # it has ended
+    pa.array([1.0])  # Arrow reserves 1 GiB of address space, which a limit of memory would count
     gc.freeze()  # the children would copy the memory that collecting garbage touches
 
 
