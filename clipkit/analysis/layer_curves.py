@@ -142,13 +142,6 @@ def layer_curves(
     return curves, _source(files, split, lines)
 
 
-def name_of_numbers(files: Sequence[FeatureFile], split: str | None = None) -> str:
-    """Return what the numbers of results of `probe` are: accuracies or mean recalls, or both."""
-    _, chosen = choose_split(files[0], split)
-    names = {results.main_numbers(file, chosen)[0] for file in files}
-    return " or ".join(sorted(names))
-
-
 def holds_attributes(result: FeatureFile) -> bool:
     """Whether a result has recalls of attributes, not accuracies."""
     return "attribute" in result.runs

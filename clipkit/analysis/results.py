@@ -478,6 +478,12 @@ def main_numbers(result: FeatureFile, split: str) -> tuple[str, list[MainNumber]
     return main_number.ACCURACY, numbers
 
 
+def name_of_numbers(scored: Iterable[tuple[FeatureFile, str]]) -> str:
+    """Return what the main numbers of results on splits are: accuracies, mean recalls, or both."""
+    names = {main_number.name_of(scored_runs(file, split).labels) for file, split in scored}
+    return " or ".join(sorted(names))
+
+
 def class_count(file: FeatureFile, largest: int) -> int:
     """Return C; without class names, the classes are the numbers up to the largest."""
     return len(file.class_names) if file.class_names else int(largest) + 1

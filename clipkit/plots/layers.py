@@ -14,9 +14,9 @@ from clipkit.analysis.layer_curves import (
     LayerPoints,
     holds_attributes,
     layer_curves,
-    name_of_numbers,
 )
 from clipkit.analysis.sections import CHANGES
+from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture, Split
@@ -48,7 +48,8 @@ def draw_layers(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
     if holds_attributes(files[0]):
         ylabel, title = "mean recall per value (%)", "Recall by layer"
     else:
-        what = name_of_numbers(files, split)
+        _, chosen = choose_split(files[0], split)
+        what = results.name_of_numbers((file, chosen) for file in files)
         ylabel, title = f"{what} (%)", f"{what.capitalize()} by layer"
     figure = layers(curves, ylabel=ylabel, title=title)
     return style.state(figure, _finding(curves), source)

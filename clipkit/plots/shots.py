@@ -63,8 +63,7 @@ def draw_shots(
         line = accuracy, f"zero-shot, {100 * accuracy:.1f} %"
         if len(trained) == 1:
             finding = sentence
-    names = {results.main_numbers(probe, _scored_split(probe))[0] for probe in probes}
-    what = " or ".join(sorted(names))
+    what = results.name_of_numbers((probe, _scored_split(probe)) for probe in probes)
     title = f"{what.capitalize()} by labelled images per class"
     figure = shots(curves, line, what=what, title=title)
     return style.state(figure, finding, source)

@@ -55,9 +55,10 @@ class Scored:
         if clusters is not None:
             clusters = clusters[order]
         why = results.untestable(file, split)
-        chances = [results.chance(scored.labels, one) for one in scored.predicted]
         if main_number.is_unequal(labels):
-            chances = [1 / len(np.unique(labels))] * len(chances)
+            chances = [1 / len(np.unique(labels))] * len(right)
+        else:
+            chances = [results.chance(scored.labels, one) for one in scored.predicted]
         return cls(name, file, split, scored.rows, ids, labels, right, clusters, why, chances)
 
     @property
@@ -99,7 +100,7 @@ class Scored:
     @cached_property
     def main(self) -> str:
         """What the main number is: the accuracy or, of unequal classes, the mean recall."""
-        return main_number.MEAN_RECALL if self.unequal is not None else main_number.ACCURACY
+        return main_number.name_of(self.labels)
 
     @cached_property
     def unequal(self) -> Int64 | None:

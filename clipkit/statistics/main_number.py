@@ -51,6 +51,11 @@ def is_unequal(labels: Int64) -> bool:
     return bool(chdtrc(len(counts) - 1, statistic) < EQUAL)
 
 
+def name_of(labels: Int64) -> str:
+    """Return what the main number of scored labels (N,) is called."""
+    return MEAN_RECALL if is_unequal(labels) else ACCURACY
+
+
 def unless_equal(labels: Int64 | None) -> Int64 | None:
     """Return labels (N,) of classes of unequal size, or None."""
     return labels if labels is not None and is_unequal(labels) else None

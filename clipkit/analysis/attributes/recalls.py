@@ -112,11 +112,13 @@ def fewest_others(words: int, tests: int) -> int:
     >>> fewest_others(1, 1), fewest_others(1, 40), fewest_others(2, 40)
     (39, 1599, 39)
     """
-    draws = math.ceil(tests / (LEVEL / 2) - 1e-9) - 1
-    others = draws if words == 1 else FEWEST_OTHERS
-    while words > 1 and math.perm(others + words, words) - 1 < draws:
+    draws = math.ceil(tests / (LEVEL / 2) - 1e-9) - 1  # of the words themselves, too
+    if words == 1:
+        return max(draws, FEWEST_OTHERS)
+    others = FEWEST_OTHERS
+    while math.perm(others + words, words) - 1 < draws:
         others += 1
-    return max(others, FEWEST_OTHERS)
+    return others
 
 
 class Similarities(NamedTuple):

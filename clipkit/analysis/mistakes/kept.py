@@ -190,8 +190,9 @@ def find_shared_error(
 
     The attributes are those of a table or, without one, those that the images bring.
     """
-    found = own_values(result, split, scored)
-    if table is not None:
+    if table is None:
+        found = own_values(result, split, scored)
+    else:
         found = read_values(result, split, scored, table)
     return shared_error(found.counts(scored), found.values)
 
