@@ -1,8 +1,8 @@
 """Build README.md, docs/ and the other pages as a site in build/site/html, by zensical.
 
 The pages are copied to where they are in the repository, so that their links stay as they are. The
-notebook becomes a page of its texts and its code. A
-link to a file that is not a page is replaced by its text. A broken link is an error. A comment
+notebook is run, and becomes a page of its texts, its code and what the code shows. A link to a
+file that is not a page is replaced by its text. A broken link is an error. A comment
 `<!-- options COMMAND -->` and the sentence below it are replaced by the table of the command's
 options. The site has a report that `EXAMPLE` makes of the bundled data set and model; a link to it
 replaces `<!-- report -->` and the sentence below.
@@ -13,7 +13,7 @@ replaces `<!-- report -->` and the sentence below.
 
 from __future__ import annotations
 
-import json
+import html
 import re
 import shutil
 import subprocess
@@ -115,17 +115,44 @@ def on_site(page: Path) -> Path:
     return page.relative_to(ROOT).with_suffix(".md")
 
 
-def read_page(page: Path) -> str:
-    """Return the Markdown of a page, or that of a notebook: its texts and its code."""
-    text = page.read_text(encoding="utf-8")
-    if page.suffix != ".ipynb":
-        return text
+def run_notebook(notebook: Any) -> None:
+    """Run the cells of a notebook, except the one that installs clipkit."""
+    from nbclient import NotebookClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(notebook, resources={"metadata": {"path": folder}})
+        with client.setup_kernel():
+            for index, cell in enumerate(notebook.cells):
+                if cell.cell_type == "code" and cell.id != "install":
+                    client.execute_cell(cell, index)
+
+
+def read_notebook(page: Path) -> str:
+    """Return the Markdown of a notebook: its texts, its code and what the code shows."""
+    import nbformat
+
+    notebook = nbformat.read(page, as_version=4)
+    run_notebook(notebook)
     blocks = []
-    for cell in json.loads(text)["cells"]:
-        source = "".join(cell["source"])
-        is_code = cell["cell_type"] == "code"
-        blocks.append(f"```python\n{source}\n```" if is_code else source)
+    for cell in notebook.cells:
+        is_code = cell.cell_type == "code"
+        blocks.append(f"```python\n{cell.source}\n```" if is_code else cell.source)
+        for output in cell.get("outputs", []):
+            if output.output_type == "execute_result":  # the others are progress
+                blocks.append(markdown_of(output))
     return "\n\n".join(blocks) + "\n"
+
+
+def markdown_of(output: Any) -> str:
+    """Return the Markdown of an output of a cell: its table, its picture or its text."""
+    forms = output.data
+    if "text/html" in forms:
+        return str(forms["text/html"])
+    if "image/png" in forms:
+        shown = output.metadata["image/png"]
+        attributes = f'width="{shown["width"]}" alt="{html.escape(shown["alt"])}"'
+        return f'<p><img {attributes} src="data:image/png;base64,{forms["image/png"].strip()}"></p>'
+    return f"```text\n{forms['text/plain']}\n```"
 
 
 def page_text(page: Path) -> str:
@@ -140,7 +167,9 @@ def page_text(page: Path) -> str:
             return match[0].replace(".ipynb)", ".md)")
         return match[0] if target.startswith("http") or not path.exists() else text
 
-    text = CODE_OR_LINK.sub(keep_link, read_page(page))
+    is_notebook = page.suffix == ".ipynb"
+    text = read_notebook(page) if is_notebook else page.read_text(encoding="utf-8")
+    text = CODE_OR_LINK.sub(keep_link, text)
     text = OPTIONS.sub(lambda match: options(match[1]), text)
     text = REPORT_PLACE.sub(REPORT_LINK, text)
     return COMMENT.sub(r"\1\n\n", text)  # Python-Markdown would take a table below for HTML

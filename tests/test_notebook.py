@@ -121,6 +121,7 @@ def test_a_figure_is_a_sharp_picture_of_readable_size():
         content, size = shown._repr_png_()
         with Image.open(io.BytesIO(content)) as picture:
             width, height = picture.size
+        assert size.pop("alt") == "Zero-shot"
         assert size == {"width": 500, "height": round(100 * figure.get_figheight())}
         assert (width, height) == pytest.approx((2 * size["width"], 2 * size["height"]), abs=2)
 

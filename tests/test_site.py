@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
 import website  # noqa: E402
 
+RUN_NOTEBOOK = website.run_notebook  # takes half a minute
 PICTURES = get_command(app).commands["plot"].commands
 LOADED = {"script", "img", "link", "iframe", "source", "video", "audio", "object", "embed"}
 
@@ -44,6 +45,11 @@ def pages_of(entry):
         return [entry]
     entries = entry.values() if isinstance(entry, dict) else entry
     return [page for below in entries for page in pages_of(below)]
+
+
+@pytest.fixture(autouse=True)
+def _notebook_is_not_run(monkeypatch):
+    monkeypatch.setattr(website, "run_notebook", lambda notebook: None)
 
 
 def test_the_navigation_names_every_page():
@@ -108,8 +114,9 @@ def test_links_in_code_stay(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
+def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path, monkeypatch):
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
+    monkeypatch.setattr(website, "run_notebook", RUN_NOTEBOOK)
     first = website.build(tmp_path)
     pages = {path: Page(path) for path in first.parent.rglob("*.html") if path.name != "404.html"}
     assert len(pages) == len(website.PAGES) + 1
@@ -135,6 +142,9 @@ def test_the_site_is_whole_and_loads_nothing_from_elsewhere(tmp_path):
     assert commands.count("<table>") == len(
         re.findall(r"^\|[-:| ]*-[-:| ]*\|$", source, re.MULTILINE)
     )
+    tutorial = (first.parent / "docs" / "tutorial.html").read_text()
+    assert tutorial.count('<div class="clipkit result">') == 7
+    assert tutorial.count('src="data:image/png') == 2
     for style in first.parent.rglob("*.css"):
         assert not re.search(r"url\([\"']?(https?:)?//|@import", style.read_text()), style
 
@@ -161,12 +171,15 @@ def test_the_site_has_no_serious_fault_of_accessibility_and_keys_reach_its_code(
     pytest.importorskip("zensical", reason="zensical is not installed: pip install '.[site]'")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
     monkeypatch.setattr(website, "make_report", lambda page: page.write_text(""))
+    monkeypatch.setattr(website, "run_notebook", RUN_NOTEBOOK)
     first = website.build(tmp_path)
     assert 'code tabindex="0" role="group"' in first.read_text()
     for name, width, scheme in (
         ("index.html", 1600, "light"),
         ("docs/commands/embed.html", 390, "dark"),
         ("docs/thesis.html", 1600, "dark"),
+        ("docs/tutorial.html", 390, "light"),
+        ("docs/tutorial.html", 1600, "dark"),
         ("docs/commands/plot.html", 1024, "light"),
     ):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)

@@ -145,12 +145,16 @@ def new_figure(width: float, height: float, title: str | None) -> Figure:
     return fig
 
 
-def _as_cell(fig: Figure) -> tuple[bytes, dict[str, int]]:
-    """Return a PNG for a notebook, with its size in CSS pixels: it has more, to be sharp."""
+def _as_cell(fig: Figure) -> tuple[bytes, dict[str, int | str]]:
+    """Return a PNG for a notebook, with its title as text and its size in CSS pixels.
+
+    It has more pixels, to be sharp.
+    """
     content, missing = render(fig, "png")
     warn_of_boxes(missing)
-    width, height = fig.get_size_inches()
-    return content, {"width": round(CELL_DPI * width), "height": round(CELL_DPI * height)}
+    width, height = (round(CELL_DPI * inches) for inches in fig.get_size_inches())
+    alternative = " ".join(fig.get_suptitle().split())
+    return content, {"width": width, "height": height, "alt": alternative}
 
 
 def new_axes(width: float, height: float, title: str | None) -> tuple[Figure, Axes]:
