@@ -17,8 +17,8 @@ from clipkit.analysis.predict import prediction
 from clipkit.base.errors import ClipkitError
 from clipkit.features import FeatureFile, Split, hdf5, read, write
 from clipkit.plots.confusion import confusion, confusion_boxes
-from clipkit.report import album, of_files
-from clipkit.report.blocks import Page
+from clipkit.report import album, of_files, summary
+from clipkit.report.blocks import Fact, Page
 from clipkit.report.html import as_html
 from clipkit.statistics import claims
 
@@ -297,7 +297,13 @@ def test_prompts_of_another_model_are_not_shown(photos):
 
 
 @pytest.mark.long
-def test_the_summary_its_worst_class_and_the_album_are_about_one_result(photos, tmp_path):
+def test_the_summary_its_worst_class_and_the_album_are_about_one_result(
+    photos, tmp_path, monkeypatch
+):
+    def lowest_class(scored, source):  # of eight images, none is decided
+        return [Fact("Lowest class", "", source, class_name=NAMES[1])]
+
+    monkeypatch.setattr(summary, "lowest_class", lowest_class)
     probe = result([0, 3, 2, 3, 0, 2, 2, 3], IDS)  # class 1 is wrong twice, once as class 3
     probe.history[1]["command"] = "probe"
     write(str(tmp_path / "probe.h5"), probe)
@@ -315,8 +321,8 @@ def test_the_summary_its_worst_class_and_the_album_are_about_one_result(photos, 
         predicted_in_album.items()
     )
     text = as_html(page, shown)
-    summary = text[text.index('<dl class="summary">') : text.index('id="album"')]
-    assert summary.count('src="data:image/webp') == 2
+    head = text[text.index('<dl class="summary">') : text.index('id="album"')]
+    assert head.count('src="data:image/webp') == 2
 
 
 @pytest.mark.long

@@ -108,21 +108,19 @@ def _compare_with(controls: Sequence[Predictions], scored: Predictions) -> list[
 def lowest_class(scored: Predictions, source: str) -> list[Fact]:
     """Name the class with the fewest right images, and the wrong class predicted most often for it.
 
-    Return nothing if all predictions are right, or all classes have the same share. Several classes
-    with one share are named if equal classes would hardly have so many.
+    Return nothing if equal classes could have such a lowest one. Several classes with one share are
+    named if equal classes would hardly have so many.
     """
     C = len(scored.class_names)
     counts = np.bincount(scored.labels, minlength=C)
     right = np.bincount(scored.labels[scored.right], minlength=C)
     places, claim = claims.lowest_class(right, counts, scored.independent)
-    lowest = places[0]
-    if right[lowest] == counts[lowest]:
-        return []
-    printable = distinct_names(list(map(console.escaped, scored.class_names)))
-    names = list(map(escape, printable))
     known = np.count_nonzero(counts)
     if len(places) == known:
         return []
+    lowest = places[0]
+    printable = distinct_names(list(map(console.escaped, scored.class_names)))
+    names = list(map(escape, printable))
     if len(places) > 1:
         if not claims.are_lower(right, counts, places, scored.independent):
             return []
@@ -130,11 +128,12 @@ def lowest_class(scored: Predictions, source: str) -> list[Fact]:
         text = f"{len(places):,} of {known:,} classes have {share} right"
         example = f"{text}, such as {names[lowest]}."
         return [Fact("Lowest classes", example, source, class_name=printable[lowest])]
+    if claim is None or claim.verdict != claims.BELOW:
+        return []
     predicted = scored.predicted[scored.labels == lowest]
     wrong = np.bincount(predicted[predicted != lowest], minlength=C)
-    text = f"**{names[lowest]}**: {right[lowest]} of {len(predicted)} images right"
-    if claim is not None:
-        text += f", {claims.relations([claim])}"
+    relation = claims.relations([claim])
+    text = f"**{names[lowest]}**: {right[lowest]} of {len(predicted)} images right, {relation}"
     most = np.flatnonzero(wrong == wrong.max())
     if wrong.any() and len(most) <= claims.NAMED:
         listed = " or ".join(names[place] for place in most)
