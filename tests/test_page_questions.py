@@ -78,6 +78,8 @@ def test_two_models_that_were_asked_alike_are_compared_first(tmp_path):
     assert first.table.rows[0][1:3] == ["75.00", "45.00"]
     names = [fact.name for fact in second.facts if fact.bar]
     assert names == ["Main result of clip-vit-base-patch32", "Main result of other"]
+    _, source = second.drawing.draw(*second.drawing.inputs)
+    assert source.startswith("clip-vit-base-patch32 and other on cifar100")
     main, _ = page.main_result("cifar100")
     assert main is third.drawing.inputs[0]
     assert provenance(main).model == "clip-vit-base-patch32"

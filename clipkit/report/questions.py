@@ -405,8 +405,9 @@ def _draw_ways(best: Sequence[Way]) -> Drawn:
     title = f"{lead}: {listed(parts, MOST_NAMED)}"
     chance = [way.chance for way in best]
     figure = ways(names, accuracy, control_points, chance, what=what, title=title)
-    scored = best[0].members[0]
-    return figure, results.source_label(scored.file, scored.split)
+    scored = [way.members[0] for way in best]
+    files = [one.file for one in scored]
+    return figure, results.sources_label(files, [one.split for one in scored])
 
 
 def _as_paths(paths: Several[FilePath], name: str) -> list[Path]:
