@@ -300,7 +300,8 @@ def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred():
     np.testing.assert_allclose(segments[:, :, 1], [[62, 64], [61, 67], [47, 55], [27, 31]])
     assert star.get_xydata().tolist() == [[0.07, 64.0]]
     assert star.get_marker() == "*"
-    assert [t.get_text() for t in accuracy.texts] == ["64.00 %"]
+    assert [t.get_text() for t in accuracy.texts] == ["64.00 %", "svm, C = 1, test"]
+    assert fig.legends == []
     assert tick_texts(entropy.xaxis) == ["1", "0.5", "0.07", "0.02"]
 
 

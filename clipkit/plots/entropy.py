@@ -228,11 +228,7 @@ def _histograms(values: Mapping[float, Floats], quantity: _Quantity, title: str 
             _distance_histogram(ax, panel, quantity)
     if wide:
         axes[[*panels].index(wide[-1])].set_xlabel(quantity.axis_label)
-    marks = [
-        style.legend_line(color="black", linestyle="--"),
-        style.legend_line(color=style.VERMILLION),
-    ]
-    style.add_legend(fig, marks, [quantity.bound_label, "mean"])
+    axes[0].set_title(f"dashed: {quantity.bound_label}", color=style.GREY)
     return fig
 
 

@@ -15,12 +15,16 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["Points"]
 
 ROW_INCHES = 0.42
 MANY, MANY_INCHES = 20, 0.34  # rows that have less space
 SINGLE_INCHES = 0.24  # of many rows with one dot each
+MAX_DIRECT = 28  # characters of a name at the end of a line
+LEAST_GAP = 0.07  # of the axis, between names at the ends of lines
+LEAST_END = 0.9  # of the axis: where a line ends beside its name
 BAND = 0.8  # rows that the name of a group takes
 
 
@@ -141,12 +145,37 @@ def draw_curve(
     y: ArrayLike,
     ends: tuple[ArrayLike, ArrayLike] | None,
     look: Mapping[str, Any],
-) -> Artist:
+) -> Line2D:
     """Draw a curve with a vertical bar at each of its points, if the bars' ends are given."""
     (line,) = ax.plot(x, y, **look)
     if ends is not None:
         ax.vlines(x, *ends, color=look["color"], linewidth=1.2, alpha=0.7)
     return line
+
+
+def name_ends(ax: Axes, lines: Sequence[Line2D], labels: Sequence[str]) -> bool:
+    """Name lines beside the axes if they end there, apart from each other, and names are short.
+
+    Return whether they are named.
+    """
+    ax.get_xlim(), ax.get_ylim()  # sets the limits, which matplotlib does not before
+    ends = []
+    for line in lines:
+        points = line.get_transform().transform(np.asarray(line.get_xydata(), np.float64))
+        places = ax.transAxes.inverted().transform(points)
+        drawn = places[np.isfinite(places).all(1)]
+        if not len(drawn):
+            return False
+        ends.append(drawn[drawn[:, 0].argmax()])
+    x, y = np.transpose(ends)
+    is_short = max(map(style.text_width, labels)) <= MAX_DIRECT
+    if not is_short or x.min() < LEAST_END or np.diff(np.sort(y)).min(initial=1) < LEAST_GAP:
+        return False
+    for line, label, height in zip(lines, labels, y.tolist(), strict=True):
+        look: dict[str, Any] = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
+        place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points"}
+        ax.annotate(label, (1, height), xycoords="axes fraction", **place, **look)
+    return True
 
 
 def draw_histogram(ax: Axes, values: Floats, edges: Floats, color: str) -> Artist:

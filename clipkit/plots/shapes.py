@@ -19,15 +19,15 @@ from clipkit.base.views import QUESTIONS
 from clipkit.features.columns import OWN_QUESTION, POINTS, SHARE, Column
 from clipkit.features.model import FeatureFile, known_columns
 from clipkit.plots import heatmap, images, style
-from clipkit.plots.marks import LOOKS, Points, dot_rows, draw_curve, draw_histogram
+from clipkit.plots.marks import LOOKS, Points, dot_rows, draw_curve, draw_histogram, name_ends
 from clipkit.plots.picture import Picture
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import metrics
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from clipkit.datasets.dataset import Dataset
 
@@ -39,8 +39,6 @@ MAX_CURVES = 21  # whose styles differ
 MAX_CELLS = 1_000_000
 MAX_IMAGES = 40
 MAX_PARTS = 7  # histograms in one picture
-MAX_DIRECT = 28  # characters of a label at the end of a curve
-LEAST_GAP = 0.07  # of the axis, between labels at the ends of curves
 CONTROL = "untrained control"
 IN_PERCENT = (SHARE.symbol, POINTS.symbol)  # units of columns that hold fractions
 
@@ -277,7 +275,7 @@ def _draw_curves(declaration: Curves, rows: _Rows) -> Figure:
             curves.append(_Curve(", ".join(parts), x[of_group], Points(values, low, high)))
     title = f"{rows.several(declaration.values)} against {rows.title(declaration.x)}"
     fig, ax = style.new_axes(7.0, 3.8, title)
-    handles: list[Artist] = []
+    handles: list[Line2D] = []
     mark = "bands"
     for number, curve in enumerate(curves[:MAX_CURVES]):
         look = style.line_style(number)
@@ -304,7 +302,7 @@ def _draw_curves(declaration: Curves, rows: _Rows) -> Figure:
     labels = [curve.label for curve in curves[:MAX_CURVES]]
     if len(labels) == 1:
         labels, handles = [], []  # the axis names it
-    elif _name_ends(ax, curves[:MAX_CURVES]):
+    elif name_ends(ax, handles, labels):
         labels, handles = [], []
     if declaration.reference:
         order = np.argsort(x, kind="stable")
@@ -314,27 +312,6 @@ def _draw_curves(declaration: Curves, rows: _Rows) -> Figure:
     if labels:
         style.add_legend(fig, handles, labels)
     return fig
-
-
-def _name_ends(ax: Axes, curves: Sequence[_Curve]) -> bool:
-    """Name curves at their ends if they end apart from each other, at one place."""
-    ends = []
-    for curve in curves:
-        values = np.asarray(curve.points.values)
-        drawn = np.flatnonzero(np.isfinite(values) & np.isfinite(curve.x))
-        if not len(drawn) or style.text_width(curve.label) > MAX_DIRECT:
-            return False
-        ends.append((curve.x[drawn[-1]], values[drawn[-1]]))
-    x, y = np.transpose(ends)
-    bottom, top = ax.get_ylim()
-    gaps = np.diff(np.sort(y)) / (top - bottom)
-    if np.ptp(x) > 0 or gaps.min(initial=1) < LEAST_GAP:
-        return False
-    for number, (curve, end) in enumerate(zip(curves, ends, strict=True)):
-        look: dict[str, Any] = {"color": style.line_style(number)["color"], "fontsize": 9.5}
-        place: dict[str, Any] = {"xytext": (7, 0), "textcoords": "offset points", "va": "center"}
-        ax.annotate(curve.label, end, **place, **look)
-    return True
 
 
 @clipkit_style

@@ -27,8 +27,8 @@ from clipkit.statistics import claims, main_number
 from clipkit.statistics.dependence import join
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["ShotCurve", "shots"]
 
@@ -184,12 +184,12 @@ def shots(
     ----------
     curves : sequence of ShotCurve
     zeroshot : (float, str), optional
-        Accuracy of the zero-shot classification, a fraction, and its legend text.
+        Accuracy of the zero-shot classification, a fraction, and its name.
     what : str
         What the fractions are.
     """
     fig, ax = style.new_axes(7.0, 3.8, title)
-    handles: list[Artist] = []
+    handles: list[Line2D] = []
     for i, curve in enumerate(curves):
         low, mean, high = 100 * np.array([curve.low, curve.mean, curve.high])
         x = np.asarray(curve.shots) * 2 ** style.dodge(i, len(curves), 0.05, 0.5)
@@ -208,5 +208,6 @@ def shots(
     if len(curves) > 1:
         facts += "; points at one number are set apart"
     ax.set_title(facts, loc="left", color=style.GREY)
-    style.add_legend(fig, handles, labels)
+    if not marks.name_ends(ax, handles, labels):
+        style.add_legend(fig, handles, labels)
     return fig

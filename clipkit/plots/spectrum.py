@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,13 +16,13 @@ from clipkit.features import similarity
 from clipkit.features.matching import choose_split
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
-from clipkit.plots import style
+from clipkit.plots import marks, style
 from clipkit.plots.picture import Picture, Split
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["spectrum"]
 
@@ -157,8 +157,7 @@ def spectrum(
         Names of the matrices that are drawn as dashed grey lines.
     """
     fig, ax = style.new_axes(7.0, 3.8, title)
-    handles: list[Artist] = []
-    labels = []
+    lines: list[Line2D] = []
     for i, (name, sigma) in enumerate(values.items()):
         falling = np.sort(np.array(sigma, np.float64))[::-1]
         falling[falling <= 0] = np.nan
@@ -166,20 +165,22 @@ def spectrum(
         look = style.line_style(i)
         if name in nulls:
             look |= {"color": style.GREY, "linestyle": "--"}
-        handles += ax.plot(index, falling, **{**look, "marker": ""})
-        label = style.sanitize_label(name, 52)
+        lines += ax.plot(index, falling, **{**look, "marker": ""})
         rank = effective_rank.get(name)
-        labels.append(label if rank is None else f"{label}: effective rank {rank:.1f}")
         if rank is None:
             continue
         height = float(np.exp(np.interp(rank, index, np.log(falling))))
         ax.plot(rank, height, markersize=9, markeredgecolor="white", **look)
         ax.plot([rank, rank], [0, height], color=look["color"], linewidth=1, linestyle=":")
+        place: dict[str, Any] = {"xytext": (7, 3), "textcoords": "offset points"}
+        ax.annotate(f"{rank:.1f}", (rank, height), color=look["color"], fontsize=9.5, **place)
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     style.hide_minor_labels(ax.yaxis)
     ax.set(xlabel="index of the singular value", ylabel="singular value (log scale)")
     if effective_rank:
         ax.set_title("marks: effective rank", loc="left", color=style.GREY)
-    style.add_legend(fig, handles, labels)
+    labels = [style.sanitize_label(name, 52) for name in values]
+    if not marks.name_ends(ax, lines, labels):
+        style.add_legend(fig, lines, labels)
     return fig

@@ -493,7 +493,7 @@ def spaced_on_log(values: Floats) -> list[float]:
     span = abs(math.log(values[0] / values[-1])) or 1.0
     spaced: list[float] = []
     for value in values.tolist():
-        if not spaced or abs(math.log(spaced[-1] / value)) > 0.055 * span:
+        if not spaced or abs(math.log(spaced[-1] / value)) > 0.07 * span:
             spaced.append(value)
     return spaced
 

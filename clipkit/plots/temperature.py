@@ -29,9 +29,9 @@ from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import claims
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["Sweep", "temperature"]
 
@@ -173,7 +173,7 @@ def temperature(
     fig = style.new_figure(7.0, 5.0, title)
     top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     moves = _moves(sweeps)
-    handles = []
+    handles: list[Line2D] = []
     for i, sweep in enumerate(sweeps):
         handles.append(_draw_accuracy(top, sweep, i, moves[i]))
     labels = list(map(_legend_label, sweeps))
@@ -200,7 +200,10 @@ def temperature(
     if n_prompts is not None:
         _mark_maximum(bottom, n_prompts)
     _set_tau_axis(bottom, np.concatenate([sweep.tau for sweep in sweeps]))
-    style.add_legend(fig, handles, labels)
+    ends = [sweep.label for sweep in sweeps] + labels[len(sweeps) :]
+    # The title states the best accuracy of a single curve, and the legend those of several.
+    if len(sweeps) > 1 or not marks.name_ends(top, handles, ends):
+        style.add_legend(fig, handles, labels)
     return fig
 
 
@@ -215,7 +218,7 @@ def _moves(sweeps: Sequence[Sweep]) -> list[float]:
     return [math.exp(-shift) for shift in shifts]  # τ falls to the right
 
 
-def _draw_accuracy(ax: Axes, sweep: Sweep, i: int, move: float) -> Artist:
+def _draw_accuracy(ax: Axes, sweep: Sweep, i: int, move: float) -> Line2D:
     look = style.line_style(i)
     if sweep.is_control:
         look |= {"linestyle": "--", "markerfacecolor": "white"}

@@ -17,7 +17,6 @@ from clipkit.plots.style import Drawn, clipkit_style
 from clipkit.statistics import claims
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 __all__ = ["threshold"]
@@ -61,16 +60,14 @@ def threshold(
     at : float
         The threshold.
     """
-    sets = {"matching pairs": np.ravel(matching), "other pairs": np.ravel(others)}
+    sets = [np.ravel(others), np.ravel(matching)]
     fig, ax = style.new_axes(7.0, 3.6, title)
-    edges = np.histogram_bin_edges(np.concatenate([*sets.values()]), BINS)
-    handles: list[Artist] = []
-    labels = []
-    for (name, cosines), color in zip(sets.items(), (style.PALETTE[0], style.GREY), strict=True):
-        handles.append(marks.draw_histogram(ax, cosines, edges, color))
-        labels.append(f"{name} ({len(cosines):,})")
-    handles.append(ax.axvline(at, color="black", linestyle="--", linewidth=1.2))
-    labels.append(f"threshold {at:.3g}")
+    edges = np.histogram_bin_edges(np.concatenate(sets), BINS)
+    for cosines, color in zip(sets, (style.GREY, style.BLUE), strict=True):
+        marks.draw_histogram(ax, cosines, edges, color)
+    ax.set_title(f"other pairs ({len(sets[0]):,})", loc="left", color=style.GREY)
+    ax.set_title(f"matching pairs ({len(sets[1]):,})", loc="right", color=style.BLUE)
+    ax.axvline(at, color="black", linestyle="--", linewidth=1.2)
+    ax.set_title(f"dashed: threshold {at:.3g}")
     ax.set(xlabel="cosine similarity", ylabel="% of the pairs, per bin", ylim=(0, None))
-    style.add_legend(fig, handles, labels)
     return fig
