@@ -40,11 +40,11 @@ def verdict(images, control, numbers, **others):
     return claim
 
 
-def claim_of_world(random, is_held, is_held_untrained, is_companion=False):
+def claim_of_world(random, is_held, is_held_untrained, is_confounded=False):
     y = random.standard_normal(2 * N)
     read = y
     others = {}
-    if is_companion:
+    if is_confounded:
         others["b"] = read = random.standard_normal(2 * N)
         y = read + 0.4 * random.standard_normal(2 * N)
     images = file_of(random, read if is_held else None)
@@ -74,11 +74,11 @@ def test_a_smaller_error_is_held_against_the_error_by_chance():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("is_companion", [False, True])
-def test_learned_is_hardly_said_of_what_is_not_there(is_companion):
+@pytest.mark.parametrize("is_confounded", [False, True])
+def test_learned_is_hardly_said_of_what_is_not_there(is_confounded):
     """Of 100 worlds, 7 are said by luck in less than 1 % of cases if the rate is 2.5 %."""
     random = np.random.default_rng(2)
     said = Counter()
     for _ in range(100):
-        said[claim_of_world(random, is_companion, False, is_companion).verdict] += 1
+        said[claim_of_world(random, is_confounded, False, is_confounded).verdict] += 1
     assert said[LEARNED] + said[WITHOUT_TRAINING] <= 7

@@ -227,7 +227,7 @@ def test_a_coarser_cluster_joins_those_that_both_results_name(folder):
 def test_few_clusters_never_differ_and_a_note_says_so(folder):
     write_table("t.csv", [row % 5 for row in range(100)])
     done = ok("compare", "a.h5", "b.h5", "--table", "t.csv", "--cluster", "patient")
-    assert "5 clusters show no difference, since p is at least 2 / 2^5" in done.stderr
+    assert "5 clusters decide no difference, since p is at least 2 / 2^5" in done.stderr
     (row,) = rows(done.stdout)
     assert float(row["p"]) >= 1 / 16
     assert float(row["low"]) <= 0 <= float(row["high"])

@@ -1,4 +1,4 @@
-"""What is recognised of an attribute within the values of another one that goes with it."""
+"""What is recognised of an attribute within the values of a confounder."""
 
 import csv
 
@@ -14,7 +14,7 @@ from clipkit.statistics.score_metrics import METRICS
 RNG = np.random.default_rng(5)
 
 
-def companion(noise, share, random=RNG):
+def associated(noise, share, random=RNG):
     """Return labels that equal others in a share of the rows, and else do not."""
     return np.where(random.random(len(noise)) < share, noise, 1 - noise)
 
@@ -24,7 +24,7 @@ def test_predictions_of_a_confounder_are_at_chance_within_its_values(share):
     covered, above = [], []
     for _ in range(400):
         noise = RNG.integers(0, 2, 400)
-        hour = companion(noise, share)
+        hour = associated(noise, share)
         predicted = np.where(RNG.random(400) < 0.93, noise, 1 - noise)
         found = confounders.recall_given(hour, predicted, noise)
         covered.append(found.low <= 0.5 <= found.high)
@@ -47,7 +47,7 @@ def test_rows_that_are_there_several_times_count_once():
     once = confounders.recall_given(labels, predicted, strata)
     rows = (np.repeat(values, 3) for values in (labels, predicted, strata))
     assert confounders.recall_given(*rows, 3) == pytest.approx(once)
-    a, b = np.repeat(labels, 3), np.repeat(companion(labels, 0.8), 3)
+    a, b = np.repeat(labels, 3), np.repeat(associated(labels, 0.8), 3)
     assert confounders.cramers_v_low(a, b, 3) == pytest.approx(
         confounders.cramers_v_low(a[::3], b[::3])
     )
@@ -70,7 +70,7 @@ def test_scores_of_a_confounder_are_at_chance_within_its_values(metric):
     above = []
     for _ in range(40):
         noise = RNG.integers(0, 2, 400)
-        hour = companion(noise, 0.8).astype(float)
+        hour = associated(noise, 0.8).astype(float)
         scores = noise + RNG.normal(size=400)
         found = confounders.score_given(METRICS[metric], hour, scores, noise)
         above.append(found.low > METRICS[metric].chance(hour))
@@ -98,7 +98,7 @@ def test_a_confounder_is_one_whose_association_is_above_a_tenth(share, is_one):
     found = []
     for _ in range(200):
         noise = RNG.integers(0, 2, 800)
-        found.append(confounders.cramers_v_low(noise, companion(noise, share)) > confounders.LEAST)
+        found.append(confounders.cramers_v_low(noise, associated(noise, share)) > confounders.LEAST)
     assert np.mean(found) >= 0.97 if is_one else np.mean(found) <= 0.05
 
 
@@ -144,7 +144,7 @@ def test_an_attribute_that_only_goes_with_another_one_is_not_said_to_be_learned(
     """Also if the other one was not chosen: any column of the table may be a confounder."""
     noise = RNG.integers(0, 2, 800)
     images, control = files(noise)
-    hour = companion(noise, share)
+    hour = associated(noise, share)
     table = write_table(tmp_path / "t.csv", {"noise": noise, "hour": hour})
     result = recalls.measure(images, table=table, columns=["hour"], controls=[control])
     (row,) = result.rows()

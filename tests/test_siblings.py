@@ -1,4 +1,4 @@
-"""Rows that depend on each other: how often sentences are said of nothing, and intervals hold.
+"""Rows that depend on each other: how often sentences are wrong, and intervals hold.
 
 `python tests/test_siblings.py WORLDS` prints the rates of docs/tests.md.
 """

@@ -173,7 +173,7 @@ class Analysis:
     picture : Declaration, or tuple of Declaration, optional
         How `clipkit plot` draws a result; of several, the first one whose columns the result has.
     null : {"", "labels", "attributes", "images", "pairs"}, or callable
-        What `clipkit null` shuffles, so that the claims are of nothing; without it, it refuses. A
+        What `clipkit null` shuffles, so that any claim is wrong; without it, it refuses. A
         function takes the values of all parameters and a `Shuffle`, and returns the values that
         differ where nothing is to be found.
     """

@@ -296,7 +296,7 @@ def _counts_copies_once(trial: Trial) -> Iterator[str]:
     An image and its copies are a cluster, as the file says, or a table.
     """
     alone = trial.ask(trial.changed("alone", is_clustered=True), trial.recipe)
-    copied = trial.ask(trial.changed("siblings", copies=COPIES, is_clustered=True), trial.recipe)
+    copied = trial.ask(trial.changed("clusters", copies=COPIES, is_clustered=True), trial.recipe)
     yield from _differences_of_copies(trial, alone.rows(), copied.rows())
     if not trial.takes("table", "cluster"):
         return

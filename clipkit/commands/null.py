@@ -59,7 +59,7 @@ class NullGroup(CommandGroup):
 null = typer.Typer(
     cls=NullGroup,
     subcommand_metavar="COMMAND [ARGS]...",
-    help="""Run a question N times on shuffled inputs: how often is each verdict said of nothing?
+    help="""Run a question N times on shuffled inputs: how often is each verdict wrong?
 
     Labels, attributes or pairs are shuffled within each split. Rows of one cluster stay together.
     For `calibrate`, labels are drawn from the probabilities.
@@ -125,7 +125,7 @@ def _measure(
         draw = question.null
         interrupted = None
         try:
-            with console.progress("asking of nothing", "runs") as update:
+            with console.progress("asking of shuffled inputs", "runs") as update:
                 for run in range(runs):
                     with console.muted():
                         if callable(draw):

@@ -15,7 +15,6 @@ from clipkit.analysis.sections import KNOWN
 from clipkit.analysis.verdicts import claims_of
 from clipkit.base import console
 from clipkit.base.cells import format_p
-from clipkit.base.errors import listed
 from clipkit.base.markdown import escape
 from clipkit.base.names import distinct_names
 from clipkit.base.views import of_command
@@ -152,8 +151,7 @@ def shared_errors(scored: Predictions, result: FeatureFile, split: str, source: 
     if shared is not None:
         text = claims.shared_error_sentence(shared)
     elif held.source != OF_NAMES and not scored.right.all():
-        names = listed([*held.values], claims.NAMED)
-        text = f"No attribute ({names}) is shown to explain the errors"
+        text = claims.no_shared_error_sentence([*held.values])
     else:
         return []
     return [Fact("What errors share", f"{escape(text)}.", source)]

@@ -975,7 +975,7 @@ CHANGES = "it changes with the training set: half of the fitted images give '{}'
 UNTRAINED = (UNTRAINED_REACHED, UNTRAINED_PARTLY, WITHOUT_TRAINING)
 LEARNED_GROUPS = (REACHED, PARTLY, NOT_REACHED, LEARNED, NO_WORDS)
 GIVEN = "within the values of {}, the interval of {} includes chance"
-INSEPARABLE = "each of its values goes with one value of {}"
+INSEPARABLE = "each of its values occurs with one value of {}"
 
 
 def attribute_claim(row: Mapping[str, Any], run: int, is_said: bool, unit: str = "%") -> Claim:
@@ -1347,6 +1347,15 @@ def shared_error_sentence(shared: SharedError) -> str:
     if shared.classes > 1:
         text += f", in {shared.classes_with} of {shared.classes} classes"
     return text
+
+
+def no_shared_error_sentence(names: Sequence[str]) -> str:
+    """Say that it is not decided whether an attribute explains the errors.
+
+    >>> no_shared_error_sentence(["colour", "size"])
+    'Not decided whether an attribute explains the errors (colour and size)'
+    """
+    return f"{_capitalized(NOT_DECIDED)} whether an attribute explains the errors ({_list(names)})"
 
 
 def kept_value_claim(row: Mapping[str, Any], run: int) -> Claim:

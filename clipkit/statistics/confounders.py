@@ -1,4 +1,4 @@
-"""What is recognised of an attribute within the values of another one that goes with it.
+"""What is recognised of an attribute within the values of a confounder.
 
 Predictions that hold nothing of an attribute but by way of another one, its confounder, are
 independent of it within each value of the confounder: they are at chance there.
@@ -77,7 +77,7 @@ def _ranks(values: Floats) -> Floats:
 
 
 def determines(b: Int64, a: Int64) -> bool:
-    """Tell whether each value of b (N,) goes with one value of a (N,), and a has fewer values.
+    """Tell whether each value of b (N,) occurs with one value of a (N,), and a has fewer values.
 
     Then a is a part of b, as the outline is of the class: no images could show it without b.
     """

@@ -14,7 +14,7 @@ other values are left out.
 - `control` is that probe on the embedding of an untrained control.
 
 - `given` is the recall of the probe within the values of another attribute, and `zeroshot_given`
-  that of the words: of all attributes that go with this one, the one with the least recall.
+  that of the words: of all attributes associated with it, the one with the least recall.
 
 The probe is a logistic regression on standardised columns, with all values weighted equally. It
 gives a lower bound of what the embedding encodes. Its recall grows with the number of rows to fit
@@ -204,7 +204,7 @@ class _Settings(NamedTuple):
     C: float
     seed: int
     random: int  # number of sets of random directions
-    confounders: Sequence[Attribute] = ()  # any that go with an attribute are
+    confounders: Sequence[Attribute] = ()  # any associated with an attribute are
     attributes: int = 1  # that are measured
 
     @property
@@ -266,7 +266,7 @@ def measure(  # noqa: PLR0913 (the options of `clipkit attributes`)
         controls, `gain` is the paired difference of the probe to the control for which the lower
         limit of its 95 % interval is lowest. `given` and `zeroshot_given` are what the probe and
         the words score within the values of `given_name` and `zeroshot_given_name`: of the table's
-        attributes that go with this one, the one that leaves the least (see
+        attributes associated with this one, the one that leaves the least (see
         `statistics.confounders`); "" if there are none. `half_group` is the group that half of the
         fitted rows give, if all give one. NaN marks what does not apply; `reach` is
         NaN if the lower limit of `probe` is not 0.02 above chance, and so are `gain` and the
@@ -785,7 +785,7 @@ class _Attribute:
 
     @functools.cached_property
     def _confounders(self) -> list[Attribute]:
-        """The attributes that go with this one, by their association in all rows that have both.
+        """The attributes associated with this one, by their association in all rows that have both.
 
         Interactions are none, nor is an attribute that has this one as a part.
         """

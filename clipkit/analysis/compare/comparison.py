@@ -426,12 +426,12 @@ def as_paired(paired: PairedResults | Several[Features]) -> PairedResults:
 
 
 def _note_no_power(paired: PairedResults) -> None:
-    """Note that two results of few clusters never differ significantly."""
+    """Note that few clusters decide no difference of two results."""
     if paired.clusters is None or len(paired.right) == 1:
         return
     count = len(np.unique(paired.clusters))
     if count < LEAST:
-        console.note(f"{count} clusters show no difference, since p is at least 2 / 2^{count}")
+        console.note(f"{count} clusters decide no difference, since p is at least 2 / 2^{count}")
 
 
 def _read_attribute(
