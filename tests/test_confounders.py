@@ -45,12 +45,32 @@ def test_one_stratum_has_the_recall_of_all_rows():
 def test_rows_that_are_there_several_times_count_once():
     labels, predicted, strata = RNG.integers(0, 2, (3, 200))
     once = confounders.recall_given(labels, predicted, strata)
-    rows = (np.repeat(values, 3) for values in (labels, predicted, strata))
-    assert confounders.recall_given(*rows, 3) == pytest.approx(once)
+    rows = (np.repeat(values, 3) for values in (labels, predicted, strata, np.arange(200)))
+    assert confounders.recall_given(*rows) == pytest.approx(once)
+    of_all = metrics.recall_interval(labels, predicted)
+    rows = (np.repeat(values, 3) for values in (labels, predicted, np.arange(200)))
+    assert metrics.recall_interval(*rows) == pytest.approx(of_all)
     a, b = np.repeat(labels, 3), np.repeat(associated(labels, 0.8), 3)
     assert confounders.cramers_v_low(a, b, 3) == pytest.approx(
         confounders.cramers_v_low(a[::3], b[::3])
     )
+
+
+@pytest.mark.long
+def test_videos_whose_frames_have_both_values_of_a_confounder_are_at_chance_within_them():
+    """A guess for each video says nothing of its hour, which goes with the noise of its frames."""
+    video = np.repeat(np.arange(40), 10)
+    above, covered = [], []
+    for _ in range(200):
+        noise = RNG.integers(0, 2, 400)
+        hour = np.where(RNG.random(400) < 0.3, noise, RNG.integers(0, 2, 40)[video])
+        right_of_noise = np.where(RNG.random(400) < 0.85, noise, 1 - noise)
+        guess = np.where(RNG.random(400) < 0.5, RNG.integers(0, 2, 40)[video], right_of_noise)
+        found = confounders.recall_given(hour, guess, noise, video)
+        above.append(found.low > 0.5)
+        covered.append(found.low <= 0.5 <= found.high)
+    assert np.mean(above) <= 0.055  # by luck above it in less than 1 % of cases
+    assert np.mean(covered) >= 0.88
 
 
 def test_values_that_a_stratum_lacks_do_not_raise_its_chance():
@@ -91,6 +111,14 @@ def test_numbers_are_held_without_what_a_confounder_says_of_them(metric):
         own = confounders.number_given(METRICS[metric], metric, size, scores, RNG.normal(size=300))
         assert own.low > 0.5
     assert np.mean(above) <= 0.25
+
+
+def test_numbers_that_are_there_several_times_count_once():
+    truth, noise, confounder = RNG.normal(size=(3, 200))
+    rows = truth, truth + noise, confounder
+    once = confounders.number_given(METRICS["r2"], "r2", *rows)
+    thrice = (np.repeat(values, 3) for values in (*rows, np.arange(200)))
+    assert confounders.number_given(METRICS["r2"], "r2", *thrice) == pytest.approx(once, rel=0.01)
 
 
 @pytest.mark.parametrize(("share", "is_one"), [(0.5, False), (0.54, False), (0.8, True)])

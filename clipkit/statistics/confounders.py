@@ -87,36 +87,48 @@ def determines(b: Int64, a: Int64) -> bool:
 
 
 def recall_given(
-    labels: Int64, predicted: Int64, strata: Int64, rows_per_cluster: float = 1.0
+    labels: Int64, predicted: Int64, strata: Int64, clusters: Int64 | None = None
 ) -> Given:
     """Return the mean recall of labels (N,) within strata (N,), by predictions (N,).
 
     A stratum with K_s values has the chance 1 / K_s. Its recall r_s counts as
     e_s = (r_s - 1 / K_s) / (1 - 1 / K_s), from 0 by chance to 1. The mean of e_s, weighted by its
     inverse variance at chance, is set on the scale of the whole attribute: 1 / K + (1 - 1 / K) e.
-    The variance is that of `metrics.recall_covariance`, in each stratum. Strata with one value say
-    nothing; if all are such, the result is UNKNOWN.
+    The interval is that of `metrics.recall_interval`, also of rows in clusters (N,). Strata with
+    one value say nothing; if all are such, the result is UNKNOWN.
 
     >>> noise = np.arange(800) // 2 % 2
     >>> hour = np.where(np.arange(800) % 10 < 8, noise, 1 - noise)
     >>> [round(float(end), 2) for end in recall_given(hour, noise, noise)]
     [0.5, 0.49, 0.51]
     """
+    rows = [np.asarray(labels), np.asarray(predicted), np.asarray(strata)]
+    (labels, predicted, strata), clusters = metrics.without_copies(rows, clusters)
     values, a = np.unique(labels, return_inverse=True)
     _, s = np.unique(strata, return_inverse=True)
-    cells, cell, counts = np.unique(s * len(values) + a, return_inverse=True, return_counts=True)
-    right = np.bincount(cell, np.asarray(labels) == predicted) / rows_per_cluster
-    n = counts / rows_per_cluster
-    stratum = np.unique(cells // len(values), return_inverse=True)[1]
-    share = (right + 2) / (n + 4)
-    of_stratum = np.bincount(stratum)  # K_s
-    recalls = np.bincount(stratum, right / n) / of_stratum
-    variances = np.bincount(stratum, share * (1 - share) / n) / of_stratum**2
-    at_chance = np.bincount(stratum, 1 / n)
-    is_used = of_stratum > 1
-    K_s = of_stratum[is_used]
-    weights = K_s**2 * (K_s - 1) / at_chance[is_used]
-    return _pooled(recalls[is_used], variances[is_used], 1 / K_s, weights, 1 / len(values))
+    cells, cell = np.unique(s * len(values) + a, return_inverse=True)
+    of_stratum = np.bincount(cells // len(values))  # K_s
+    is_used = of_stratum[s] > 1
+    if not is_used.any():
+        return UNKNOWN
+    cells, cell, counts = np.unique(cell[is_used], return_inverse=True, return_counts=True)
+    stratum = np.unique(s[is_used], return_inverse=True)[1]
+    stratum_of_cell = np.empty(len(cells), np.int64)
+    stratum_of_cell[cell] = stratum
+    K_s = of_stratum[of_stratum > 1]
+    weights = K_s**2 * (K_s - 1) / np.bincount(stratum_of_cell, 1 / counts)
+    weights /= weights.sum()
+    of_cells = (weights / (K_s - 1))[stratum_of_cell]  # of e_s, a sum of recalls
+    right = (labels == predicted)[is_used]
+    excess = float(of_cells @ (np.bincount(cell, right) / counts) - (weights / (K_s - 1)).sum())
+    hits = np.where(right, cell, -1)
+    if clusters is None:
+        variance = float(metrics.recall_covariance(cell, [hits], weights=of_cells)[0, 0])
+        below = above = metrics.QUANTILE * math.sqrt(variance)
+    else:
+        of_used = clusters[is_used]
+        below, above = metrics.recall_margins(cell, hits, of_used, weights=of_cells)
+    return _above_chance(excess, below, above, 1 / len(values))
 
 
 def score_given(
@@ -156,14 +168,24 @@ def _pooled(
     weights = weights / weights.sum()
     excess = float(weights @ ((values - chances) / (1 - chances)))
     variance = float(weights**2 @ (variances / (1 - chances) ** 2))
-    value = chance + (1 - chance) * excess
-    half = metrics.QUANTILE * (1 - chance) * math.sqrt(variance)
-    low, high = max(0.0, value - half), min(1.0, value + half)
-    return Given(max(0.0, value), low, max(0.0, high))
+    half = metrics.QUANTILE * math.sqrt(variance)
+    return _above_chance(excess, half, half, chance)
+
+
+def _above_chance(excess: float, below: float, above: float, chance: float) -> Given:
+    """Set a mean of scores, from 0 by chance to 1, and its margins on the scale of one chance."""
+    ends = (chance + (1 - chance) * end for end in (excess, excess - below, excess + above))
+    value, low, high = (max(0.0, end) for end in ends)
+    return Given(value, low, max(0.0, min(1.0, high)))
 
 
 def number_given(
-    metric: ScoreMetric, name: str, truth: Floats, scores: Floats, confounder: Floats
+    metric: ScoreMetric,
+    name: str,
+    truth: Floats,
+    scores: Floats,
+    confounder: Floats,
+    clusters: Int64 | None = None,
 ) -> Given:
     """Return a score of numbers (N,) without what a confounder (N,) says of them.
 
@@ -181,7 +203,7 @@ def number_given(
         residuals.append(numbers - fitted)
     if residuals[0].std() <= 1e-9 * max(float(np.std(truth)), 1e-300):
         return UNKNOWN
-    low, high = metric.interval(*residuals)
+    low, high = metric.interval(residuals[0], residuals[1], clusters)
     found = Given(float(metric.value(*residuals)), low, high)
     if not metric.is_error:
         return found

@@ -79,10 +79,11 @@ def recall_interval(
     >>> round(low, 2), round(high, 2)
     (0.43, 0.57)
     """
-    if clusters is not None and len(np.unique(clusters)) < len(labels):
+    (labels, predicted), clusters = without_copies([labels, predicted], clusters)
+    if clusters is not None:
         return wider_recall_interval(labels, predicted, clusters)
     mean = mean_per_class_recall(labels, predicted)
-    half = QUANTILE * float(np.sqrt(recall_covariance(labels, [predicted], clusters)[0, 0]))
+    half = QUANTILE * float(np.sqrt(recall_covariance(labels, [predicted])[0, 0]))
     return max(0.0, mean - half), min(1.0, mean + half)
 
 
@@ -101,51 +102,75 @@ def wider_recall_interval(
     >>> round(low, 2), round(high, 2)
     (0.01, 0.98)
     """
+    mean = mean_per_class_recall(labels, predicted)
+    below, above = recall_margins(labels, predicted, clusters, level)
+    return max(0.0, mean - below), min(1.0, mean + above)
+
+
+def recall_margins(
+    labels: Int64,
+    predicted: Int64,
+    clusters: Int64 | None = None,
+    level: float = 0.05,
+    weights: Floats | None = None,
+) -> tuple[float, float]:
+    """Return how far `wider_recall_interval` reaches below and above the mean recall.
+
+    With `weights` (C,), it is of the sum of the recalls with these.
+    """
     from scipy.special import ndtri
 
     hits = np.asarray(labels) == np.asarray(predicted)
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     recalls = np.bincount(index, hits) / counts
-    error = float(np.sqrt(recall_covariance(labels, [predicted], clusters)[0, 0]))
+    if weights is None:
+        weights = np.full(len(counts), 1 / len(counts))
+    error = float(np.sqrt(recall_covariance(labels, [predicted], clusters, weights)[0, 0]))
     squares = np.zeros(2)
     rows_of = np.split(np.argsort(index, kind="stable"), np.cumsum(counts)[:-1])
-    for recall, rows in zip(recalls.tolist(), rows_of, strict=True):
+    for recall, weight, rows in zip(recalls.tolist(), weights.tolist(), rows_of, strict=True):
         n = effective_rows(hits[rows], None if clusters is None else clusters[rows])
-        squares += np.square(np.subtract(exact_interval(recall, n, level), recall))
+        squares += np.square(weight * np.subtract(exact_interval(recall, n, level), recall))
     normal = float(ndtri(1 - level / 2)) * error
-    below, above = np.maximum(np.sqrt(squares) / len(counts), normal).tolist()
-    return max(0.0, float(recalls.mean()) - below), min(1.0, float(recalls.mean()) + above)
+    below, above = np.maximum(np.sqrt(squares), normal).tolist()
+    return below, above
 
 
 def recall_covariance(
-    labels: Int64, predictions: Sequence[Int64], clusters: Int64 | None = None
+    labels: Int64,
+    predictions: Sequence[Int64],
+    clusters: Int64 | None = None,
+    weights: Floats | None = None,
 ) -> NDArray[np.float64]:
     """Estimate the covariance (M, M) of `mean_per_class_recall` of M predictions of the same rows.
 
-    The classes are independent binomials. Their proportions are estimated with four more rows, two
-    of them right (Agresti and Coull 1998): a class of few rows that are all right is uncertain too.
+    With `weights` (C,), it is that of the sum of the recalls with these. The classes are
+    independent binomials. Their proportions are estimated with four more rows, two of them right
+    (Agresti and Coull 1998): a class of few rows that are all right is uncertain too.
 
     Rows of one cluster (N,) depend on each other. The covariance is then that of sums over
     clusters, and the four more rows are added to the effective rows of each class.
     """
     _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     right = np.stack([np.asarray(labels) == np.asarray(row) for row in predictions])  # (M, N)
+    if weights is None:
+        weights = np.full(len(counts), 1 / len(counts))
     if clusters is None:
-        return _recall_covariance(right, index, counts, 1.0, 2)
+        return _recall_covariance(right, index, weights, 1.0, 2)
     of_right = np.stack([np.bincount(index, row, len(counts)) for row in right])  # (M, C)
-    deviations = (right - (of_right / counts)[:, index]) / (counts[index] * len(counts))
+    deviations = (right - (of_right / counts)[:, index]) * (weights / counts)[index]
     by_cluster, factor, wider = summed_by_cluster(deviations, clusters)
-    plain = _recall_covariance(right, index, counts, factor, 0)
-    more_rows = _recall_covariance(right, index, counts, factor, 2)
+    plain = _recall_covariance(right, index, weights, factor, 0)
+    more_rows = _recall_covariance(right, index, weights, factor, 2)
     return np.asarray(by_cluster @ by_cluster.T + (more_rows - plain)) * wider
 
 
 def _recall_covariance(
-    right: NDArray[Any], index: Int64, counts: Int64, factor: float, more: int
+    right: NDArray[Any], index: Int64, weights: Floats, factor: float, more: int
 ) -> NDArray[np.float64]:
     """Return the covariance with `more` right and wrong rows; `factor` rows count as one."""
-    M, C = len(right), len(counts)
-    rows = counts / factor
+    M, C = len(right), len(weights)
+    rows = np.bincount(index, minlength=C) / factor
     of_right = np.stack([np.bincount(index, row, C) for row in right]) / factor  # (M, C)
     proportions = (of_right + more) / (rows + 2 * more)
     covariance = np.empty((M, M))
@@ -154,8 +179,28 @@ def _recall_covariance(
             extra = more if i == j else more / 2
             both = (np.bincount(index, right[i] & right[j], C) / factor + extra) / (rows + 2 * more)
             of_class = (both - proportions[i] * proportions[j]) / rows
-            covariance[i, j] = of_class.sum() / C**2
+            covariance[i, j] = weights**2 @ of_class
     return covariance
+
+
+def without_copies(
+    rows: Sequence[NDArray[Any]], clusters: Int64 | None
+) -> tuple[Sequence[NDArray[Any]], Int64 | None]:
+    """Return one row of each cluster (N,) and None, if clusters of one size hold a row repeatedly.
+
+    `rows` are arrays (N,). Rows that are not so are returned with their clusters.
+
+    >>> without_copies([np.array([3, 5, 3, 5])], np.array([0, 1, 0, 1]))
+    ([array([3, 5])], None)
+    """
+    if clusters is None:
+        return rows, None
+    _, first, index, sizes = np.unique(
+        clusters, return_index=True, return_inverse=True, return_counts=True
+    )
+    if (sizes != sizes[0]).any() or any((row != row[first][index]).any() for row in rows):
+        return rows, clusters
+    return [row[first] for row in rows], None
 
 
 def summed_by_cluster(deviations: Floats, clusters: Int64) -> tuple[Floats, float, float]:

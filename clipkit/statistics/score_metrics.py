@@ -204,6 +204,7 @@ class _Recall(ScoreMetric):
 
         So it also holds for a value that few clusters have.
         """
+        (truth, *scores), clusters = metrics.without_copies([truth, *scores], clusters)
         covariance = metrics.recall_covariance(truth, scores, clusters)
         if clusters is None:
             return covariance

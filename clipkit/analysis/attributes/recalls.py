@@ -838,7 +838,8 @@ class _Attribute:
         strata = self.scored.codes(other)
         known = strata >= 0
         rows = self.truth[known], predicted[known], strata[known]
-        return confounders.recall_given(*rows, self.rows_per_cluster)
+        clusters = None if self.clusters is None else self.clusters[known]
+        return confounders.recall_given(*rows, clusters)
 
     def ranks(self, scored: SplitRows) -> Int64:
         """Rank the truth and the scores by words and by the probe (3, N), from 1 for the lowest.
@@ -1069,7 +1070,8 @@ class _Number(_Label):
         codes = self.scored.codes(other)
         known = codes >= 0
         rows = self.truth[known], predicted[known], other.numbers()[codes[known]]
-        return confounders.number_given(self.metric, self.settings.metric, *rows)
+        clusters = None if self.clusters is None else self.clusters[known]
+        return confounders.number_given(self.metric, self.settings.metric, *rows, clusters)
 
     def _by_words(self, cosines: Float32, values: Int64) -> Predicted | None:
         if self.settings.metric not in RANKED:  # cosines are no such numbers; see `names`
