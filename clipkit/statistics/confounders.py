@@ -106,28 +106,19 @@ def recall_given(
     (labels, predicted, strata), clusters = metrics.without_copies(rows, clusters)
     values, a = np.unique(labels, return_inverse=True)
     _, s = np.unique(strata, return_inverse=True)
-    cells, cell = np.unique(s * len(values) + a, return_inverse=True)
-    of_stratum = np.bincount(cells // len(values))  # K_s
-    is_used = of_stratum[s] > 1
+    cell = s * len(values) + a
+    is_used = np.bincount(np.unique(cell) // len(values))[s] > 1
     if not is_used.any():
         return UNKNOWN
     cells, cell, counts = np.unique(cell[is_used], return_inverse=True, return_counts=True)
-    stratum = np.unique(s[is_used], return_inverse=True)[1]
-    stratum_of_cell = np.empty(len(cells), np.int64)
-    stratum_of_cell[cell] = stratum
-    K_s = of_stratum[of_stratum > 1]
-    weights = K_s**2 * (K_s - 1) / np.bincount(stratum_of_cell, 1 / counts)
+    _, stratum, K_s = np.unique(cells // len(values), return_inverse=True, return_counts=True)
+    weights = K_s**2 * (K_s - 1) / np.bincount(stratum, 1 / counts)
     weights /= weights.sum()
-    of_cells = (weights / (K_s - 1))[stratum_of_cell]  # of e_s, a sum of recalls
+    of_cells = (weights / (K_s - 1))[stratum]  # of e_s, a sum of recalls
     right = (labels == predicted)[is_used]
     excess = float(of_cells @ (np.bincount(cell, right) / counts) - (weights / (K_s - 1)).sum())
-    hits = np.where(right, cell, -1)
-    if clusters is None:
-        variance = float(metrics.recall_covariance(cell, [hits], weights=of_cells)[0, 0])
-        below = above = metrics.QUANTILE * math.sqrt(variance)
-    else:
-        of_used = clusters[is_used]
-        below, above = metrics.recall_margins(cell, hits, of_used, weights=of_cells)
+    of_used = None if clusters is None else clusters[is_used]
+    below, above = metrics.recall_margins(cell, np.where(right, cell, -1), of_used, of_cells)
     return _above_chance(excess, below, above, 1 / len(values))
 
 

@@ -80,11 +80,25 @@ def recall_interval(
     (0.43, 0.57)
     """
     (labels, predicted), clusters = without_copies([labels, predicted], clusters)
-    if clusters is not None:
-        return wider_recall_interval(labels, predicted, clusters)
     mean = mean_per_class_recall(labels, predicted)
-    half = QUANTILE * float(np.sqrt(recall_covariance(labels, [predicted])[0, 0]))
-    return max(0.0, mean - half), min(1.0, mean + half)
+    below, above = recall_margins(labels, predicted, clusters)
+    return max(0.0, mean - below), min(1.0, mean + above)
+
+
+def recall_margins(
+    labels: Int64,
+    predicted: Int64,
+    clusters: Int64 | None = None,
+    weights: Floats | None = None,
+) -> tuple[float, float]:
+    """Return how far `recall_interval` reaches below and above the mean recall.
+
+    With `weights` (C,), it is of the sum of the recalls with these.
+    """
+    if clusters is not None:
+        return _wider_margins(labels, predicted, clusters, weights=weights)
+    half = QUANTILE * float(np.sqrt(recall_covariance(labels, [predicted], None, weights)[0, 0]))
+    return half, half
 
 
 def wider_recall_interval(
@@ -103,21 +117,18 @@ def wider_recall_interval(
     (0.01, 0.98)
     """
     mean = mean_per_class_recall(labels, predicted)
-    below, above = recall_margins(labels, predicted, clusters, level)
+    below, above = _wider_margins(labels, predicted, clusters, level)
     return max(0.0, mean - below), min(1.0, mean + above)
 
 
-def recall_margins(
+def _wider_margins(
     labels: Int64,
     predicted: Int64,
     clusters: Int64 | None = None,
     level: float = 0.05,
     weights: Floats | None = None,
 ) -> tuple[float, float]:
-    """Return how far `wider_recall_interval` reaches below and above the mean recall.
-
-    With `weights` (C,), it is of the sum of the recalls with these.
-    """
+    """Return how far `wider_recall_interval` reaches; see `recall_margins`."""
     from scipy.special import ndtri
 
     hits = np.asarray(labels) == np.asarray(predicted)
