@@ -684,7 +684,7 @@ def test_little_is_said_of_nothing_and_more_rows_reverse_little(name):
 
 DOCS = PACKAGE.parent / "docs"
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
-CELL = re.compile(rf"({NUMBER})(?: \(({NUMBER})(?:–| to )({NUMBER})\))?")
+CELL = re.compile(rf"({NUMBER})(?: \(({NUMBER})(?:–|\sto\s)({NUMBER})\))?")
 
 
 def read_page(name):
