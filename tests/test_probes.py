@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -263,11 +264,13 @@ def test_pairs_of_a_group_and_single_pairs_are_fitted_to_within_the_stated_stop(
     X, y, *_ = problem()
     X, numbers = X - X.mean(axis=0), np.unique(y, return_inverse=True)[1]
     rows = [X[numbers == c] for c in range(numbers.max() + 1)]
+    sizes = np.bincount(numbers)
     guesses = reduction.Guesses(X, numbers, len(rows))
-    for group in svm._group_pairs([len(rows_of_class) for rows_of_class in rows], X.shape[1]):
-        (together,) = svm._fit_group(group, rows, [C], guesses)
+    fit_group = partial(svm._fit_group, np.concatenate(rows), sizes, [C], guesses)
+    for group in svm._group_pairs(sizes.tolist(), X.shape[1]):
+        (together,) = fit_group(group)
         for (i, j), fit in zip(group.pairs, together, strict=True):
-            ((alone,),) = svm._fit_group(svm.Group([(i, j)], is_line=False), rows, [C], guesses)
+            ((alone,),) = fit_group(svm.Group([(i, j)], is_line=False))
             rows_of_pair = np.concatenate([rows[i], rows[j]])
             signs = np.repeat([-1, 1], [len(rows[i]), len(rows[j])])
             assert_within_the_stop(fit.hyperplane, rows_of_pair, signs, C)

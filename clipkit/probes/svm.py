@@ -5,8 +5,8 @@ columns or, at a large C, of many more rows than columns. An active-set method f
 Where it fails, libsvm takes over, or the interior-point method if many rows are left. Both fit only
 the rows that decide a pair, which a guess finds (see `reduction`). The interior-point method also
 fits pairs that libsvm does not finish soon, such as equal rows of different classes at a large C.
-One hyperplane per pair replaces libsvm's prediction by kernels. Only large pairs are fitted in
-parallel: most calls for small ones are so short that threads would wait for Python's lock.
+One hyperplane per pair replaces libsvm's prediction by kernels. Threads fit large pairs. Most calls
+for small ones are so short that threads would wait for Python's lock, so processes fit them.
 
 A call of scikit-learn or numpy takes about as long as the fit of a small pair, so that several
 pairs share it: pairs with the same number of rows, or small pairs of a few classes. If one Gram
@@ -20,8 +20,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from itertools import chain, combinations
+from functools import cached_property, partial
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -212,30 +212,21 @@ def _fit_in_groups(
     if axes is not None:
         context = replace(context, X=context.X @ axes, X_eval=context.X_eval @ axes)
     n = context.n_classes
-    rows = [context.X[context.y == c] for c in range(n)]
+    order = np.argsort(context.y, kind="stable")
+    sizes = np.bincount(context.y)
     guesses = Guesses(context.X, context.y, n)
     Cs = [setting.C for setting in context.settings]
-    groups = _group_pairs(list(map(len, rows)), context.X.shape[1])
+    groups = _group_pairs(sizes.tolist(), context.X.shape[1])
     shape = n, len(context.X_eval)
     tallies = [Tally(context, np.zeros(shape, np.int32)) for _ in Cs]
-
-    def fit_at_all_settings(group: Group) -> list[list[Fit]]:
-        # numbers that are not finite end a fit, and libsvm takes over
-        with np.errstate(all="ignore"):
-            fits = _fit_group(group, rows, Cs, guesses)
-        report_progress(len(group.pairs))
-        return fits
-
-    def fit_groups(part: list[Group]) -> list[list[list[Fit]]]:
-        return [fit_at_all_settings(group) for group in part]
-
-    largest_pair = 2 * max(map(len, rows)) * context.X.shape[1]
+    fit = partial(_fit_group, context.X[order], sizes, Cs, guesses)
+    is_short = 2 * int(sizes.max()) * context.X.shape[1] < THREADED
     for batch in _batches(groups, NORMALS // ((context.X.shape[1] + 1) * len(Cs))):
-        parts = [batch] if largest_pair < THREADED else [[group] for group in batch]
-        fits_of_groups = chain.from_iterable(context.workers.map(fit_groups, parts))
-        for group, fits in zip(batch, fits_of_groups, strict=True):
+        found = context.workers.imap(fit, batch, is_short=is_short)
+        for group, fits in zip(batch, found, strict=True):
             for tally, fits_of_setting in zip(tallies, fits, strict=True):
                 tally.add(group.pairs, fits_of_setting)
+            report_progress(len(group.pairs))
     return [tally.predictions(axes) for tally in tallies]
 
 
@@ -298,16 +289,22 @@ def _lines(n: int) -> Iterator[list[int]]:
 
 
 def _fit_group(
-    group: Group, rows: list[Floats], Cs: list[float], guesses: Guesses
+    X: Floats, sizes: Int64, Cs: list[float], guesses: Guesses, group: Group
 ) -> list[list[Fit]]:
-    """Fit the hyperplanes of a group of pairs at each C. Scores of the first class are negative."""
+    """Fit the hyperplanes of a group of pairs at each C. Scores of the first class are negative.
+
+    The rows X (N, D) are sorted by class, and each class has so many. Nothing else decides the
+    result, so any process may compute it.
+    """
+    rows = np.split(X, np.cumsum(sizes)[:-1])
     fits: dict[float, list[Fit]] = {}
-    if group.is_line:
-        line = Line([rows[c] for c in np.unique(group.pairs)])
-        fits = {C: line.fit(C) for C in Cs if C * line.rows_of_pair <= LARGE_C}
-    others = [C for C in Cs if C not in fits]
-    if others:
-        fits |= zip(others, _fit_by_size(group.pairs, rows, others, guesses), strict=True)
+    with np.errstate(all="ignore"):  # numbers that are not finite end a fit, and libsvm takes over
+        if group.is_line:
+            line = Line([rows[c] for c in np.unique(group.pairs)])
+            fits = {C: line.fit(C) for C in Cs if C * line.rows_of_pair <= LARGE_C}
+        others = [C for C in Cs if C not in fits]
+        if others:
+            fits |= zip(others, _fit_by_size(group.pairs, rows, others, guesses), strict=True)
     return [fits[C] for C in Cs]
 
 
