@@ -237,6 +237,7 @@ DAMAGED = {
         "expected an architecture that timm .* knows, got 'vit_tinny_patch16_224'",
     ),
     "no object": (configure(model_args=[1]), "cannot load config.json of"),
+    "no preset": (configure(pretrained_cfg=None), "expected an object in pretrained_cfg, got null"),
     "a checkpoint": (
         argue(checkpoint_path="pytorch_model.bin"),
         "expected settings of an architecture in model_args, got checkpoint_path",

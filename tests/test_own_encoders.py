@@ -268,7 +268,8 @@ def test_a_run_does_not_continue_with_another_helper_or_opened_file(folder, monk
 
 def test_a_history_without_a_digest_of_weights_is_noted(monkeypatch):
     monkeypatch.setattr(builtins, "_", np.ones(3), raising=False)  # as Python's shell does
-    write(CLASS.format(SIZES))
+    write("SCALE = 1", "its_helper.py")  # code, too
+    write("import its_helper\n" + CLASS.format(SIZES))
     assert (
         "own.py:make: its history has no digest of weights" in ok(*RUN, *OWN, "-o", "out.h5").stderr
     )

@@ -119,7 +119,7 @@ class Encoder(EncoderDescription):
     @property
     def has_digest(self) -> bool:
         """Whether weights or files of the model, and not only its code, have a digest."""
-        return "weights" in self.details or len(self.parts) > 1
+        return any(not name.endswith(".py") for name in self.parts)
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Inputs:
         """Resize images as the model's own processor does, and crop them as OpenAI's code does.
@@ -452,8 +452,8 @@ def _note_digest(encoder: Encoder) -> None:
     name = encoder.details["name"]
     if not encoder.has_digest:
         console.note(
-            f"{name}: its history has no digest of weights: none were found; "
-            "give it another name when they change"
+            f"{name}: its history has no digest of weights: none were found; name their files in "
+            "files = [...], or give it another name when they change"
         )
     console.detail(f"own encoder {name}: {encoder.details['digest']}")
 

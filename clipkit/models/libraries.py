@@ -96,7 +96,7 @@ def named(name: str) -> Iterator[None]:
     try:
         yield
     except ClipkitError as error:
-        if error.message.startswith(f"{name}: "):
+        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", error.message):
             raise
         raise type(error)(f"{name}: {error.message}", error.hint) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any
@@ -302,6 +303,8 @@ def _check_config(content: dict[str, Any]) -> None:
         raise ValueError(f"expected settings of an architecture in model_args, got {refused[0]}")
     _check_numbers("model_args", arguments)
     settings = content.get("pretrained_cfg", content)
+    if not isinstance(settings, dict):
+        raise ValueError(f"expected an object in pretrained_cfg, got {json.dumps(settings)}")
     for name in SETTINGS:
         _check_numbers(name, settings.get(name))
 

@@ -57,7 +57,7 @@ def _load_finding(encoder: Encoder, seconds: float) -> Finding:
     found = f"{encoder.details['name']} in {seconds:.1f} s, "
     if encoder.has_digest:
         return Finding("load", OK, f"{found}{encoder.details['digest']}")
-    advice = "give it another name when they change"
+    advice = "name their files in files = [...], or give it another name when they change"
     return Finding("load", NOTE, f"{found}no digest of weights: {advice}")
 
 
