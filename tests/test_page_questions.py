@@ -11,10 +11,11 @@ from clipkit.analysis import find
 from clipkit.analysis.mistakes.kept import OF_NAMES, ClassValues
 from clipkit.analysis.question import Analysis
 from clipkit.analysis.sections import BETTER, MISTAKES, RIGHT, SECTIONS
-from clipkit.features import read, write
+from clipkit.features import FeatureFile, history_entry, read, write
 from clipkit.features.provenance import provenance
 from clipkit.report import Page, as_html, as_markdown, of_files, summary
-from clipkit.report.blocks import Heading
+from clipkit.report.blocks import Fact, Heading
+from clipkit.report.summary import of_others
 from clipkit.statistics.shared_errors import shared_error, words_of_names
 
 NAMES = [f"{pattern} {outline}" for pattern in ("banded", "striped", "solid") for outline in "abcd"]
@@ -63,10 +64,11 @@ def test_the_order_of_the_files_does_not_change_the_page(tmp_path):
 
 
 @pytest.mark.long
-def test_two_models_that_were_asked_alike_are_compared_first(tmp_path):
+def test_two_models_that_were_asked_alike_are_compared_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(summary, "lowest_class", lambda *_: [Fact("Lowest class", "cat")])
     folders = [write_results(tmp_path / name) for name in ("one", "two")]
     other = read(folders[1] / "img.svm.h5")
-    other.history[0]["model"] |= {"name": "other", "digest": "sha256:9"}
+    other.history[0]["model"] |= {"name": "another", "digest": "sha256:9"}
     predicted = np.where(np.arange(200) < 90, LABELS, (LABELS + 1) % 5)
     other.splits["test"].predicted = predicted[None]
     write(folders[1] / "img.svm.h5", other, force=True)
@@ -74,15 +76,19 @@ def test_two_models_that_were_asked_alike_are_compared_first(tmp_path):
     first, second, third, *_ = page.questions
     assert [first.section, second.section, third.section] == [BETTER, RIGHT, MISTAKES]
     sentence = first.facts[0].text
-    assert sentence.startswith("clip-vit-base-patch32 is above other by **30.0 points** (")
+    assert sentence.startswith("clip-vit-base-patch32 is above another by **30.0 points** (")
     assert first.table.rows[0][1:3] == ["75.00", "45.00"]
     names = [fact.name for fact in second.facts if fact.bar]
-    assert names == ["Main result of clip-vit-base-patch32", "Main result of other"]
+    assert names == ["Main result of clip-vit-base-patch32", "Main result of another"]
     _, source = second.drawing.draw(*second.drawing.inputs)
-    assert source.startswith("clip-vit-base-patch32 and other on cifar100")
+    assert source.startswith("clip-vit-base-patch32 and another on cifar100")
+    models = [row[0].rpartition(" · ")[2] for row in second.table.rows]
+    assert models == ["clip-vit-base-patch32", "another"]  # by the paired answer, not by name
     main, _ = page.main_result("cifar100")
     assert main is third.drawing.inputs[0]
     assert provenance(main).model == "clip-vit-base-patch32"
+    lowest = [fact.name for fact in third.facts]
+    assert lowest == ["Lowest class of clip-vit-base-patch32"]
     text = as_markdown(page)
     assert text.index("## Which model is better?") < text.index("## How often is it right?")
     html = as_html(page)
@@ -99,12 +105,27 @@ def test_a_page_asks_which_attribute_explains_errors_where_attributes_were_held(
     monkeypatch.setattr(summary, "own_values", lambda *_: held)
     page = of_files([write_result(tmp_path / "a.h5", 120)])
     (asked,) = (question for question in page.questions if question.section == MISTAKES)
-    said = [fact.text for fact in asked.facts if fact.name == "What errors share"]
+    said = [fact.text for fact in asked.facts if fact.name == "Shared errors"]
     if source == OF_NAMES:
         assert (asked.text, said) == ("What does it confuse?", [])
     else:
         assert asked.text == "What does it confuse, and which attribute explains it?"
         assert said == ["Not decided whether an attribute explains the errors (hue)."]
+
+
+def test_what_an_untrained_or_another_model_shows_is_named_after_it(monkeypatch):
+    monkeypatch.setattr(summary, "findings", lambda result: ["miscalibrated"])
+
+    def names(*models):
+        files = {}
+        for number, model in enumerate(models):
+            history = [history_entry("embed", model=model), history_entry("calibrate")]
+            files[f"{number}.h5"] = FeatureFile("result", history)
+        return [fact.name for facts in of_others(files).values() for fact in facts]
+
+    a, b, untrained = {"name": "a"}, {"name": "b"}, {"name": "a", "untrained": 7}
+    assert names(untrained, a) == ["Calibration", "Calibration of untrained a"]
+    assert names(a, b) == ["Calibration of a", "Calibration of b"]
 
 
 def test_a_page_says_which_question_a_generative_model_was_asked(tmp_path):

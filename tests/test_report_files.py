@@ -245,6 +245,13 @@ def test_what_varies_names_the_row_and_what_all_rows_share_stands_below():
     assert [row[1] for row in table.rows] == ["5"] * 3  # what was measured stays
 
 
+@pytest.mark.parametrize("predicted", [["b", "c", "a"], ["b", "b", "b"], ["b", "b", "c"]])
+def test_text_that_is_no_key_keeps_its_column_whatever_it_says(predicted):
+    rows = [[true, other, "5"] for true, other in zip("aad", predicted, strict=True)]
+    table = Table(["true class", "predicted class", "images"], rows, 2, key_columns=1)
+    assert table.arranged() == table
+
+
 @pytest.mark.long
 def test_bad_files_are_named_and_the_rest_is_shown(tmp_path):
     good = write_result(tmp_path / "good.h5", 150)

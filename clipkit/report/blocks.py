@@ -102,7 +102,7 @@ class Table:
         shown = [n for n, texts in enumerate(columns) if any(texts)]
         if len(self.rows) < 2 or not self.has_header:
             return self._select(shown)
-        of_keys = max(self.key_columns, self.text_columns)
+        of_keys = self.key_columns or self.text_columns
         keys, shared = [], []
         for n in shown:
             if n >= of_keys:

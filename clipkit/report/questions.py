@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ from clipkit.report.markdown import format_percent
 from clipkit.report.same_images import SameImages, sum_up
 from clipkit.report.scored import Scored
 from clipkit.report.steps import settings_of_any_model
-from clipkit.report.summary import answer, of_others, shared_errors
+from clipkit.report.summary import answer, name_model, of_others, shared_errors
 from clipkit.report.tables import provenance_table
 from clipkit.report.ways import (
     ModelPair,
@@ -73,6 +72,7 @@ from clipkit.report.ways import (
     pair_facts,
     pair_models,
     pair_table,
+    place_in,
     way_labels,
     way_table,
 )
@@ -131,9 +131,8 @@ class Sections:
         self._named = named
         # Whether attributes were held against the errors
         self._is_explained = MISTAKES in map(section_of, named.values())
-        self._better: tuple[
-            str, ...
-        ] = ()  # the models that are compared first, the better one first
+        # The models that are compared first, the better one first
+        self._better: Sequence[str] = ()
         self._compare_models(groups)
         self._say_accuracies(groups)
         self._say_attributes()
@@ -216,8 +215,7 @@ class Sections:
         """Say how often models are right by each way of asking, and what the main one confuses."""
         main = sum_up(groups)
         self._facts[RIGHT] += main.facts
-        self._facts[MISTAKES] += main.lowest
-        best = best_ways(groups)
+        best = best_ways(groups, self._better)
         if best:
             self._tables[RIGHT] = way_table(best)
             if len(best) > 1 or best[0].controls:
@@ -235,7 +233,10 @@ class Sections:
             ]
             predictions = results.predictions(scored.file, scored.split)
             shared = shared_errors(predictions, scored.file, scored.split, scored.name)
-            self._facts[MISTAKES] = shared + self._facts[MISTAKES]
+            mistakes = shared + main.lowest
+            if len({provenance(other.file).model for other in main.results}) > 1:
+                mistakes = [name_model(fact, scored.file) for fact in mistakes]
+            self._facts[MISTAKES] += mistakes
             self._is_explained |= bool(shared)
             table = _confusion_table(scored)
             if table is not None:
@@ -253,8 +254,7 @@ class Sections:
         ]
 
         def order(file: FeatureFile) -> tuple[int, bool, int]:
-            model = provenance(file).model
-            place = self._better.index(model) if model in self._better else len(self._better)
+            place = place_in(self._better, provenance(file).model)
             return place, not file.is_dot_product, -count_decided(file)
 
         return sorted(found, key=order)
@@ -267,8 +267,7 @@ class Sections:
         for number, file in enumerate(found):
             facts = answer(file, name_of[id(file)])
             if len(models) > 1 and facts:
-                of_model = f"{facts[0].name} of {escape(provenance(file).model or 'a model')}"
-                facts[0] = replace(facts[0], name=of_model)
+                facts[0] = name_model(facts[0], file)
             self._facts[KNOWN] += facts[: None if number == 0 else 1]
             self._drawings[KNOWN].append(Drawing(draw_attributes, [file]))
         if found:
@@ -349,7 +348,7 @@ def _confusion_table(scored: Scored) -> Table | None:
             rows.append([*cells, f"{int(errors[true, predicted]):,}", f"{total:,}"])
     if not rows:
         return None
-    return Table(["true class", "predicted as", "images", "of"], rows, 2)
+    return Table(["true class", "predicted class", "images", "of"], rows, 2, key_columns=1)
 
 
 def _draw_pairs(pairs: Sequence[ModelPair]) -> Drawn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from clipkit.base.names import distinct_names
 from clipkit.base.views import of_command
 from clipkit.features.columns import OWN_QUESTION
 from clipkit.features.model import FeatureFile
+from clipkit.features.provenance import is_untrained, provenance
 from clipkit.report.blocks import Bar, Fact
 from clipkit.report.markdown import p_name
 from clipkit.statistics import claims, main_number, metrics
@@ -154,7 +156,13 @@ def shared_errors(scored: Predictions, result: FeatureFile, split: str, source: 
         text = claims.no_shared_error_sentence([*held.values])
     else:
         return []
-    return [Fact("What errors share", f"{escape(text)}.", source)]
+    return [Fact("Shared errors", f"{escape(text)}.", source)]
+
+
+def name_model(fact: Fact, result: FeatureFile) -> Fact:
+    """Return a fact whose name says of which model it is."""
+    model = escape(provenance(result).model) or "another model"
+    return replace(fact, name=f"{fact.name} of {model}")
 
 
 def answer(result: FeatureFile, source: str = "") -> list[Fact]:
@@ -168,17 +176,25 @@ def answer(result: FeatureFile, source: str = "") -> list[Fact]:
 
 
 def of_others(named: Mapping[str, FeatureFile]) -> dict[str, list[Fact]]:
-    """Say what results without classes of their own found, one line for each, by section."""
+    """Say what results without classes of their own found, one line for each, by section.
+
+    Untrained models come last. They are named and, of several trained models, all are.
+    """
     facts: dict[str, list[Fact]] = {}
-    for name, result in named.items():
+    trained = {provenance(file).model for file in named.values() if not is_untrained(file)}
+    for name, result in sorted(named.items(), key=lambda item: is_untrained(item[1])):
         command = str(results.newest_entry(result)["command"])
         question = of_command(command)
         section, topic = KNOWN, "Found" if command == OWN_QUESTION else ""
         if question is not None:
             section, topic = question.section, question.topic
-        if topic:
-            for sentence in map(escape, findings(result)):
-                facts.setdefault(section, []).append(Fact(topic, f"{sentence}.", name))
+        if not topic:
+            continue
+        for sentence in map(escape, findings(result)):
+            fact = Fact(topic, f"{sentence}.", name)
+            if is_untrained(result) or len(trained) > 1:
+                fact = name_model(fact, result)
+            facts.setdefault(section, []).append(fact)
     return facts
 
 

@@ -106,8 +106,11 @@ class Way:
         return mean_measurement(self.controls) if self.controls else None
 
 
-def best_ways(groups: Sequence[Group]) -> list[Way]:
-    """Return the most accurate way of each kind, for each model and each set of images."""
+def best_ways(groups: Sequence[Group], better: Sequence[str] = ()) -> list[Way]:
+    """Return the most accurate way of each kind, for each model and each set of images.
+
+    The models in `better` come first, in their order, and then those that are the most accurate.
+    """
     best: dict[tuple[str, ...], list[Way]] = {}
     for group in groups:
         for way in _ways(group):
@@ -117,11 +120,21 @@ def best_ways(groups: Sequence[Group]) -> list[Way]:
         tried = sum(len(scored.runs) for way in ways for scored in way.members[:1])
         top = max(ways, key=lambda way: (way.measurement.value, way.members[0].settings))
         found.append(Way(top.of, top.members, top.controls, tried))
-    return sorted(found, key=lambda way: (way.of, _place(way.kind)))
+    highest_of: dict[tuple[str, ...], float] = {}
+    for way in found:
+        highest_of[way.of] = max(way.measurement.value, highest_of.get(way.of, 0.0))
+
+    def order(way: Way) -> tuple[object, ...]:
+        dataset, split, model = way.of
+        place = place_in(better, model)
+        return dataset, split, place, -highest_of[way.of], model, place_in(KINDS, way.kind)
+
+    return sorted(found, key=order)
 
 
-def _place(kind: str) -> int:
-    return KINDS.index(kind) if kind in KINDS else len(KINDS)
+def place_in(names: Sequence[str], name: str) -> int:
+    """Return the place of a name among others; those that are not among them come last."""
+    return names.index(name) if name in names else len(names)
 
 
 def _ways(group: Group) -> list[Way]:
@@ -220,7 +233,7 @@ def pair_models(groups: Sequence[Group]) -> list[ModelPair]:
         row["a"], row["b"] = (provenance(one.file).model or "?" for one in (first, second))
         row.setdefault("rows", len(first.ids))
         pairs.append(ModelPair(first, second, row))
-    return sorted(pairs, key=lambda pair: _place(kind_of(pair.first)))
+    return sorted(pairs, key=lambda pair: place_in(KINDS, kind_of(pair.first)))
 
 
 def pair_facts(pairs: Sequence[ModelPair]) -> list[Fact]:
