@@ -17,7 +17,7 @@ from shell import fails, ok
 
 import clipkit
 from clipkit import datasets, features
-from clipkit.analysis import relabeling
+from clipkit.analysis import held_out, relabeling
 from clipkit.base import console
 from clipkit.embedding.copies import find_copies
 from clipkit.features import FeatureFile, History, Split, concatenation, splitting
@@ -384,6 +384,39 @@ def test_split_off_keeps_the_clusters_of_a_data_set_whole(tmp_path):
     of_split = scenes_of(features.read(tmp_path / "a.h5"))[1]
     assert sum(map(len, of_split.values())) == len(set().union(*of_split.values())) == 6
     assert scenes_of(features.read(tmp_path / "b.h5"))[1] == of_split
+
+
+def test_split_off_keeps_equal_files_together(tmp_path):
+    random = np.random.RandomState(0)
+    for number in range(20):
+        pixels = random.randint(0, 255, (24, 24, 3)).astype(np.uint8)
+        folder = tmp_path / "photos" / ("cat", "dog")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        for copy in "ab"[: 1 + number % 3]:
+            Image.fromarray(pixels).save(folder / f"{copy}{number}.png")
+    embed = ("embed", tmp_path / "photos", "--model", "tiny", "-o")
+    ok(*embed, tmp_path / "a.h5", "--split-off", "test=0.4")
+    of_split = {
+        name: {row_id[5:] for row_id in split.ids}
+        for name, split in features.read(tmp_path / "a.h5").splits.items()
+    }
+    assert not of_split["train"] & of_split["test"]
+    ok(*embed, tmp_path / "whole.h5")
+    ok("split", tmp_path / "whole.h5", "--test", 0.4, "-o", tmp_path / "b.h5")
+    ids = [features.read(tmp_path / name).splits["test"].ids for name in ("a.h5", "b.h5")]
+    assert ids[0] == ids[1]
+
+
+def test_rows_are_fitted_once():
+    a, b = [1.0, 2.0], [1.0, 2.1]
+    rows = np.array([a, b, a, a, b, a], np.float32)
+    rows[2] *= 1 + 1e-7  # a product in another block
+    split = Split(
+        rows, np.array([0, 0, 0, 1, 0, 0]), list("123456"), cluster=np.array([5, 5, 5, 5, 5, 6])
+    )
+    distinct, equal_to = held_out.distinct_rows(split)
+    assert distinct.tolist() == [0, 1, 3, 5]  # another label, and another cluster, are other rows
+    assert equal_to.tolist() == [0, 1, 0, 2, 1, 3]
 
 
 def test_an_image_without_a_cluster_is_alone_and_one_cluster_of_all_is_refused(tmp_path):

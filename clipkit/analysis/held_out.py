@@ -25,10 +25,12 @@ from clipkit.features.matching import (
     may_share_rows,
 )
 from clipkit.features.model import FeatureFile, Split
+from clipkit.statistics.dependence import unless_separate
 
 V = TypeVar("V")
 FIT_SPLIT, EVAL_SPLIT = "train", "test"  # by default, where a file has them
 HELD_OUT = 0.2  # of the rows of a file that has one split
+EQUAL = 1e-5  # of the largest number of a row: products of equal rows differ by rounding
 
 
 def choose_held_out(
@@ -65,23 +67,64 @@ def labelled_split(file: FeatureFile, name: str) -> Split:
     return split
 
 
+def distinct_rows(split: Split) -> tuple[Int64, Int64]:
+    """Return the rows (n,) that repeat none before them, and which of these each row (N,) equals.
+
+    A row repeats another one of its cluster that has its label and its features. A classifier that
+    is fitted on both would take the image to be twice as sure.
+    """
+    every = np.arange(len(split))
+    if split.cluster is None:
+        return every, every
+    cluster, sizes = np.unique(split.cluster, return_inverse=True, return_counts=True)[1:]
+    shared = np.flatnonzero(sizes[cluster] > 1)
+    if not len(shared):
+        return every, every
+    X = BlockMatrix.from_array(split.features).take(shared).read()
+    labels = np.zeros(len(split), np.int64) if split.labels is None else split.labels
+    # equal rows have one place along any direction, so they are neighbours in its order
+    places = X @ np.random.RandomState(0).standard_normal(X.shape[1])
+    order = np.lexsort((places, labels[shared], cluster[shared]))
+    row, before = order[1:], order[:-1]
+    repeats = (cluster[shared[row]] == cluster[shared[before]]) & (
+        labels[shared[row]] == labels[shared[before]]
+    )
+    for number in np.flatnonzero(repeats):
+        a, b = X[row[number]], X[before[number]]
+        repeats[number] = np.abs(a - b).max() <= EQUAL * np.abs(a).max()
+    group = np.concatenate([[0], np.cumsum(~repeats)])
+    first = np.full(group[-1] + 1, len(split))
+    np.minimum.at(first, group, shared[order])
+    equal_to = every.copy()
+    equal_to[shared[order]] = first[group]
+    rows, place = np.unique(equal_to, return_inverse=True)
+    if len(rows) < len(split):
+        console.detail(f"{len(split) - len(rows):,} rows repeat others, and are fitted once")
+    return rows, place
+
+
 def hold_out(
     file: FeatureFile, split: str, labels: Int64, fraction: float, seed: int
 ) -> tuple[str, Int64, Int64]:
     """Hold out a fraction of the rows of each label (N) of a split; see `stratified_split`.
 
     Clusters of the file stay whole. Return the name of the held-out rows in reports, and the
-    ascending row numbers of both parts. At least one class needs two rows.
+    ascending row numbers of both parts, without rows that repeat others. At least one class needs
+    two rows.
     """
     if not 0 < fraction < 1:
         raise UsageError(f"val: expected a fraction between 0 and 1, got {fraction:g}")
+    rows = distinct_rows(file.splits[split])[0]
     clusters = file.splits[split].cluster
+    if clusters is not None:
+        clusters = unless_separate(clusters[rows])
     if clusters is None:
-        train, held_out = stratified_split(labels, fraction, seed)
+        train, held_out = stratified_split(labels[rows], fraction, seed)
     else:
         groups = number_groups(clusters, 2, f"{file.display_name}: {split}")
-        part = assign_groups(labels, groups, [fraction], seed)
+        part = assign_groups(labels[rows], groups, [fraction], seed)
         train, held_out = np.flatnonzero(part == 0), np.flatnonzero(part == 1)
+    train, held_out = rows[train], rows[held_out]
     if len(held_out) == 0:
         raise ClipkitError(
             f"{file.display_name}: {split}: expected a class with two rows or more to hold out "
@@ -128,8 +171,10 @@ def choose_rows(
         _, train, held_out = hold_out(file, fit_split, labels, val, seed)
         return file, SplitRows(fit_split, train), SplitRows(fit_split, held_out)
     file, names = choose_splits(file, [fit_split, eval_split])
-    rows = [SplitRows(name, np.arange(len(file.splits[name]))) for name in names]
-    return file, rows[0], rows[-1]  # the same object if both splits are one
+    scored = SplitRows(names[-1], np.arange(len(file.splits[names[-1]])))
+    if len(names) == 1:
+        return file, scored, scored
+    return file, SplitRows(names[0], distinct_rows(file.splits[names[0]])[0]), scored
 
 
 def few_shot(labels: Int64, shots: int, seed: int = 42) -> Int64:

@@ -191,8 +191,10 @@ def count_by_cluster(
         where = f"{file.display_name}: {name}: {attribute.name}"
         if name in codes:
             scored, fitted = codes[name], codes.get(fit_split, np.empty(0, np.int64))
-        else:  # rows of the fitted split were held out
+        else:  # rows of the fitted split were held out, and clusters of the file kept together
             scored, fitted = _divide(codes[fit_split], file.splits[fit_split].ids, split.ids)
+            if annotations.source == OF_FILE:
+                fitted = np.empty(0, np.int64)
         clusters = number_clusters(scored, where, _least(annotations))
         split.cluster = unless_separate(clusters)
         if name != fit_split:

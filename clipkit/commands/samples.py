@@ -79,7 +79,8 @@ class Samples:
     rename : callable
         Changes the names of classes, texts, images, attributes and their values.
     copies : int
-        How often each image of the last split is there; copies have one scene.
+        How often each image is there, in the last split or, with `is_clustered`, in all; copies
+        have one scene.
     is_shuffled : bool
         Whether the images have another order, and another one in each file.
     is_clustered : bool
@@ -184,7 +185,9 @@ class Samples:
         splits: dict[str, list[Image]] = {}
         for split in SPLITS:
             images: list[Image] = []
-            for copy in range(self.copies if split == SPLITS[-1] else 1):
+            # a table that names clusters is not read for the rows to fit on
+            is_copied = self.is_clustered or split == SPLITS[-1]
+            for copy in range(self.copies if is_copied else 1):
                 images += [Image(split, number, copy) for number in range(ROWS)]
             if self.is_shuffled:
                 np.random.default_rng(seed).shuffle(images)

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -106,6 +107,22 @@ class ImageFiles:
                 state = f"{info.st_size} {info.st_mtime_ns}"
             sha.update(f"{state}\n".encode())
         return sha.hexdigest()
+
+    def distinct(self) -> Int64:
+        """Return the number (N,) of each distinct file, in the order of the first of each.
+
+        Of local files, those of equal size are read. A file that cannot be read equals no other.
+        """
+        by_size = defaultdict(list)
+        for i in range(len(self.paths)):
+            with contextlib.suppress(OSError):
+                by_size[os.stat(self.path(i)).st_size].append(i)  # noqa: PTH116
+        contents = [str(i) for i in range(len(self.paths))]
+        for alike in by_size.values():
+            for i in alike if len(alike) > 1 else ():
+                with contextlib.suppress(OSError), open(self.path(i), "rb") as file:  # noqa: PTH123
+                    contents[i] = hashlib.file_digest(file, "sha256").hexdigest()
+        return draws.number_in_order(np.array(contents))
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,6 +273,14 @@ class ImageDataset:
         return order[np.argsort(turn, kind="stable")]
 
 
+def _kept_together(split: ImageDataset) -> Int64 | None:
+    """Return the group (N,) of each image that no split may divide; None if each is one alone."""
+    if split.cluster is not None or not isinstance(split.source, ImageFiles):
+        return split.cluster
+    copies = split.source.distinct()
+    return copies if copies.max() < len(copies) - 1 else None
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set: its name, classes and splits, and its provenance for the history of a file.
@@ -318,7 +343,7 @@ class Dataset:
         """Divide the only split, or else `train`: what `clipkit embed --split-off` does.
 
         `splitting.split` draws the same rows with the same fractions and seed. Clusters that the
-        data set has stay whole.
+        data set has stay whole. Without them, files with equal bytes stay together.
         """
         source = draws.choose_source(self.splits, None, self.name)
         rows = draws.split_rows(
@@ -326,7 +351,7 @@ class Dataset:
             fractions,
             source=source,
             seed=seed,
-            groups=self.splits[source].cluster,
+            groups=_kept_together(self.splits[source]),
             class_names=self.class_names,
             display_name=self.name,
         )

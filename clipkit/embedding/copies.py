@@ -9,6 +9,7 @@ import numpy as np
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import BlockMatrix, Int64
+from clipkit.features.draws import number_in_order
 from clipkit.features.matching import coincide_by_chance, hash_rows
 from clipkit.features.model import FeatureFile, Split
 from clipkit.statistics.dependence import join
@@ -94,7 +95,7 @@ def find_copies(splits: Mapping[str, Split]) -> dict[str, Int64]:
     be expected by chance (see `matching.coincide_by_chance`).
     """
     hashes = {name: hash_rows(split.features) for name, split in splits.items()}
-    numbers = np.unique(np.concatenate(list(hashes.values())), return_inverse=True)[1]
+    numbers = number_in_order(np.concatenate(list(hashes.values())))
     total, independent = len(numbers), int(numbers.max()) + 1
     if independent in (1, total):
         return {}

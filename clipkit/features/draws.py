@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError, unknown
@@ -157,6 +158,16 @@ def number_groups(groups: Int64, parts: int, where: str) -> Int64:
     if count < parts:
         raise ClipkitError(f"{where}: expected at least {parts} groups, got {count}")
     return numbers
+
+
+def number_in_order(values: NDArray[Any]) -> Int64:
+    """Return the number (N,) of each distinct value, in the order in which values first occur.
+
+    >>> number_in_order(np.array([7, 5, 7, 9])).tolist()
+    [0, 1, 0, 2]
+    """
+    _, first, index = np.unique(values, return_index=True, return_inverse=True)
+    return np.asarray(np.argsort(np.argsort(first))[index], np.int64)
 
 
 def assign_groups(

@@ -706,6 +706,7 @@ def reliability(
     (0.25, 0.0)
     """
     values, hits = np.asarray(confidence, np.float64), np.asarray(right, np.float64)
+    (values, hits), clusters = without_copies([values, hits], clusters)
     rng = np.random.RandomState(seed)
     n = len(values)
     # rows often come sorted by class, which must not decide on the bins of equal confidences

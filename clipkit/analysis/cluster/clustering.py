@@ -19,6 +19,7 @@ from sklearn.metrics import (
 from sklearn.metrics.cluster import contingency_matrix
 from threadpoolctl import threadpool_limits
 
+from clipkit.analysis.held_out import distinct_rows
 from clipkit.analysis.row_clusters import own_clusters
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, UsageError
@@ -322,8 +323,10 @@ def cluster(
     rows: list[dict[str, Any]] = []
     for name in names:
         split = file.splits[name]
-        matrix = BlockMatrix.from_array(split.features)
-        clusters = own_clusters(file, name)
+        distinct, equal_to = distinct_rows(split)
+        matrix = BlockMatrix.from_array(split.features).take(distinct)
+        labels = None if split.labels is None else split.labels[distinct]
+        clusters = own_clusters(file, name, distinct)
         runs = []
         for count in k or [_count_classes(file, name)]:
             starts = count_starts(len(matrix), count)
@@ -342,10 +345,13 @@ def cluster(
                     f"{name}: each of the {count} rows is a separate cluster, so the scores say "
                     "nothing about the classes"
                 )
-            runs.append(assignments)
-            found = agreement(split.labels, assignments, clusters)
+            runs.append(assignments[equal_to])
+            found = agreement(labels, assignments, clusters)
             rows.append({"split": name, "k": count, **found})
-        result.splits[name] = Split(None, split.labels, split.ids, np.stack(runs), clusters)
+        predicted = np.stack(runs)
+        result.splits[name] = Split(
+            None, split.labels, split.ids, predicted, own_clusters(file, name)
+        )
     result.history = file.extended_history(
         "cluster", splits=names, k=k, init=init, seed=seed, inputs={"features": file.digest}
     )

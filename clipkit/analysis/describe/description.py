@@ -110,10 +110,10 @@ def describe(  # noqa: PLR0913 (the options of `clipkit describe`)
         (attribute,) = annotations.attributes
         source = {"attributes": annotations.source, "column": attribute.name}
         groups = Groups(attribute.values, attribute.codes[split], source, annotations.inputs)
-    groups = _without_small(groups)
     used = np.flatnonzero(groups.codes >= 0)
     clustered_by = table if cluster else None
     clusters = find_clusters(logits, split, used, clustered_by, cluster, common=common)
+    groups = _without_small(groups, clusters.numbers)
     untrained = check_controls(controls, logits, [split])
     of_controls = []
     for control in untrained:
@@ -219,14 +219,20 @@ def _choose_run(name: str, count: int, run: int | None) -> int:
     return run
 
 
-def _without_small(groups: Groups) -> Groups:
-    """Leave out groups that are too small to compare, or that are nearly all rows."""
+def _without_small(groups: Groups, clusters: Int64 | None) -> Groups:
+    """Leave out groups that are too small to compare, or that are nearly all rows.
+
+    Rows of one of the `clusters` (N,) of the rows with a group count once.
+    """
     used = groups.codes >= 0
+    codes = groups.codes[used]
+    if clusters is not None:
+        codes = np.unique(np.stack([codes, clusters]), axis=1)[0]
     G = len(groups.names)
-    counts = np.bincount(groups.codes[used], minlength=G)[:G]
-    is_kept = np.minimum(counts, used.sum() - counts) >= LEAST_ROWS
+    counts = np.bincount(codes, minlength=G)[:G]
+    is_kept = np.minimum(counts, len(codes) - counts) >= LEAST_ROWS
     if not is_kept.any():
-        raise _too_small(groups, counts.tolist(), int(used.sum()))
+        raise _too_small(groups, counts.tolist(), len(codes))
     if not is_kept.all():
         names = join_names([groups.names[group] for group in np.flatnonzero(~is_kept)])
         console.warn(f"left out {names}: fewer than {LEAST_ROWS} images in it, or outside it")

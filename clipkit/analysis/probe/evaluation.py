@@ -16,6 +16,7 @@ from clipkit.analysis.held_out import (
     EVAL_SPLIT,
     FIT_SPLIT,
     choose_held_out,
+    distinct_rows,
     few_shot,
     find_shared,
     hold_out,
@@ -395,7 +396,8 @@ def _evaluate_draw(
 def _choose_rows(
     file: FeatureFile, fit_split: str, eval_split: str, val: float | str | None, seed: int
 ) -> Rows:
-    fit = train = _load_subset(file, fit_split)
+    whole = _load_subset(file, fit_split)
+    fit = train = _subset(fit_split, whole.rows.take_in_blocks(distinct_rows(whole.rows)[0]))
     if val is None:
         scored = _load_subset(file, eval_split, needs_labels=False)
     elif val in file.splits and val != fit_split:
@@ -411,9 +413,9 @@ def _choose_rows(
                 f"got {val}",
                 f"the splits are {', '.join(file.splits)}",
             )
-        name, train_rows, val_rows = hold_out(file, fit_split, fit.labels, fraction, seed)
-        train = _subset(f"{fit_split}-val", fit.rows.take_in_blocks(train_rows))
-        scored = _subset(name, fit.rows.take_in_blocks(val_rows))
+        name, train_rows, val_rows = hold_out(file, fit_split, whole.labels, fraction, seed)
+        train = _subset(f"{fit_split}-val", whole.rows.take_in_blocks(train_rows))
+        scored = _subset(name, whole.rows.take_in_blocks(val_rows))
     test = None
     if eval_split in file.splits:
         if eval_split not in (scored.name, fit_split):
