@@ -211,7 +211,7 @@ def without_copies(
     )
     if (sizes != sizes[0]).any() or any((row != row[first][index]).any() for row in rows):
         return rows, clusters
-    return [row[first] for row in rows], None
+    return [row[np.sort(first)] for row in rows], None
 
 
 def summed_by_cluster(deviations: Floats, clusters: Int64) -> tuple[Floats, float, float]:

@@ -27,6 +27,7 @@ from clipkit.base.matrices import BlockMatrix, Floats, Int64
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
 from clipkit.features.matching import choose_splits
 from clipkit.features.model import FeatureFile, Split
+from clipkit.statistics import metrics
 from clipkit.statistics.dependence import permute
 
 N_INIT = 10  # starts of k-means, the best of which counts (the thesis's protocol)
@@ -236,6 +237,7 @@ def agreement(
     names = ("purity", "nmi", "ari", "ami", "purity_chance", "nmi_chance", "ari_sd", "ami_sd")
     if labels is None:
         return dict.fromkeys(names, np.nan)
+    (labels, assignments), clusters = metrics.without_copies([labels, assignments], clusters)
     random = np.random.RandomState(0)  # NumPy never changes its stream
     n = len(labels)
     permuted = [labels[permute(random, n, clusters)] for _ in range(N_PERMUTATIONS)]
@@ -268,6 +270,7 @@ def ari_by_chance(
     """
     from scipy.stats import random_table
 
+    (labels, assignments), clusters = metrics.without_copies([labels, assignments], clusters)
     counts = contingency_matrix(labels, assignments).astype(np.int64)  # (C, K)
     sizes = counts.sum(axis=1), counts.sum(axis=0)
     random = np.random.RandomState(0)
@@ -325,8 +328,7 @@ def cluster(
         split = file.splits[name]
         distinct, equal_to = distinct_rows(split)
         matrix = BlockMatrix.from_array(split.features).take(distinct)
-        labels = None if split.labels is None else split.labels[distinct]
-        clusters = own_clusters(file, name, distinct)
+        clusters = own_clusters(file, name)
         runs = []
         for count in k or [_count_classes(file, name)]:
             starts = count_starts(len(matrix), count)
@@ -346,12 +348,9 @@ def cluster(
                     "nothing about the classes"
                 )
             runs.append(assignments[equal_to])
-            found = agreement(labels, assignments, clusters)
+            found = agreement(split.labels, runs[-1], clusters)
             rows.append({"split": name, "k": count, **found})
-        predicted = np.stack(runs)
-        result.splits[name] = Split(
-            None, split.labels, split.ids, predicted, own_clusters(file, name)
-        )
+        result.splits[name] = Split(None, split.labels, split.ids, np.stack(runs), clusters)
     result.history = file.extended_history(
         "cluster", splits=names, k=k, init=init, seed=seed, inputs={"features": file.digest}
     )
