@@ -24,7 +24,7 @@ DECIDES = re.compile(
     r"costs accuracy|at each of",
     re.I,
 )
-STEP = re.compile(rf"would decide|; hint: |{NO_STEP}")
+STEP = re.compile(rf"would decide|; hint: |permutations reach it|{NO_STEP}")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,9 @@ probe img.h5 --classifier knn
 probe img.h5 --table shapes --attribute x
 probe logits.h5
 probe img.h5 --shots 1,2
+probe img.h5 --per-class
 zeroshot img.h5 classes.h5
+zeroshot img.h5 classes.h5 --per-image
 predict probe.h5 logits.h5
 calibrate img.h5 classes.h5
 threshold img.h5 classes.h5
@@ -101,6 +103,7 @@ nearest img.h5 classes.h5
 variance img.h5 --table shapes
 variance img.h5 texts.h5 --table shapes
 importance probe.h5 logits.h5
+importance probe.h5 logits.h5 --top 3
 attributes img.h5 --table shapes --attribute pattern,colour,x
 attributes img.h5 colours.h5 --table shapes --attribute colour --control untrained.h5
 attributes img.h5 --table shapes --control untrained.h5

@@ -330,8 +330,8 @@ class Report:
     def show(self, answer: Answer, steps: Steps | None = None) -> None:
         """Save an answer's result if an output is given, and print its runs, or its rows.
 
-        Below a table stands what the runs show, or the notes of the rows. `steps` returns what
-        would decide what a result leaves open.
+        Below a table stand the notes of its rows or, without any, what the runs show. `steps`
+        returns what would decide what a result leaves open.
         """
         from clipkit.analysis.for_people import findings, headings, rows_for_people
         from clipkit.base import console, tables
@@ -344,14 +344,14 @@ class Report:
         if result is None or not self._is_printed(result):
             return
         view = self.view._replace(headings=[headings(result)])
-        if rows is not None:
-            if view.is_for_people and isinstance(rows, Sequence):
-                rows = rows_for_people(result, rows)
-            tables.emit(with_chosen(rows, result, view), view, notes)
-            return
-        if view.is_for_people:
+        if view.is_for_people and not notes:
             notes = findings(result, steps(result)) if steps else findings(result)
-        tables.emit(report_rows(result, view), view, notes)
+        if rows is None:
+            tables.emit(report_rows(result, view), view, notes)
+            return
+        if view.is_for_people and isinstance(rows, Sequence):
+            rows = rows_for_people(result, rows)
+        tables.emit(with_chosen(rows, result, view), view, notes)
 
     def for_seed(self, seed: int | str) -> Report:
         """Return these options with the output of a seed."""

@@ -172,6 +172,9 @@ def relations(claims: Sequence[Claim], decimals: int = 1, noun: str = "images") 
 
     >>> relations([Claim("", 0.66, 0.62, 0.7, Reference("chance", 0.64), 600)])
     'not decided against chance (64.0 %; about 4,600 images would decide)'
+    >>> why = {"verdict": NOT_DECIDED, "because": "20 % of permutations reach it"}
+    >>> relations([Claim("", 0.66, math.nan, math.nan, Reference("chance", 0.64), 600, **why)])
+    'not decided against chance (64.0 %; 20 % of permutations reach it)'
     >>> relations([Claim("", 0.66, 0.62, 0.7, Reference(name, 0.5), 600) for name in "ab"])
     'above a (50.0 %) and b (50.0 %)'
     """
@@ -179,7 +182,8 @@ def relations(claims: Sequence[Claim], decimals: int = 1, noun: str = "images") 
     for claim in claims:
         against = claim.against
         value = _format(against.value, claim.unit, decimals)
-        inside = "; ".join(filter(None, [value, would_decide([claim], noun)]))
+        still_open = would_decide([claim], noun) or claim.because
+        inside = "; ".join(filter(None, [value, still_open]))
         named.setdefault(claim.verdict, []).append(f"{against.name} ({inside})")
     parts = []
     for verdict, names in named.items():
