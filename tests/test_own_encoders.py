@@ -1,4 +1,4 @@
-"""The border behind which one's own encoder runs: what it prints, returns and raises."""
+"""The guard of user code: what an encoder prints, returns and raises."""
 
 from __future__ import annotations
 

@@ -21,6 +21,8 @@ REPLACED = {
     r"said of nothing": "wrong, or the false positive rate",
     r"siblings?": "dependent rows, or clusters",
     r"companions?": "confounder, or associated attributes",
+    r"null worlds?": "permuted labels, or nothing to find",
+    r"one's own code": "user code",
     r"goes with (this one|one value)": "is associated with, or occurs with",
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from clipkit.analysis.question import Analysis, Answer, record_of
-from clipkit.base import files, own_code
+from clipkit.base import files, user_code
 from clipkit.base.errors import ClipkitError, quote
 from clipkit.base.options import Option, metadata_of, options_of, parameters_of
 from clipkit.base.pictures import Curves, Declaration, Distributions, Dots, Matrix
@@ -45,7 +45,7 @@ class OwnAnalysis(Analysis):
 
     @functools.cached_property
     def parameters(self) -> dict[str, inspect.Parameter]:
-        """The parameters of `measure`; the checks of their options run behind the border."""
+        """The parameters of `measure`; the checks of their options run under the guard."""
         found = {}
         for name, parameter in parameters_of(self.measure).items():
             option = metadata_of(parameter, Option)
@@ -58,7 +58,7 @@ class OwnAnalysis(Analysis):
 
     def _guarded(self, check: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            with own_code.border(f"check the words for {self.file}", self.file):
+            with user_code.guard(f"check the words for {self.file}", self.file):
                 return check(*args, **kwargs)
 
         return run
@@ -86,14 +86,14 @@ def load(path: str) -> OwnAnalysis:
         If it raises something, or has no record `ANALYSIS`.
     """
     file = files.expand_user(path)
-    found = getattr(own_code.load(file), "ANALYSIS", None)
+    found = getattr(user_code.load(file), "ANALYSIS", None)
     if not isinstance(found, Analysis):
         got = "none" if found is None else quote(found)
         raise ClipkitError(
             f"{file}: expected ANALYSIS = clipkit.Analysis(...), got {got}",
             "docs/own-analysis.md has an example",
         )
-    with own_code.border(f"read the question of {file}", file):
+    with user_code.guard(f"read the question of {file}", file):
         _check_record(found, file)
     return _of_file(found, file)
 
@@ -162,7 +162,7 @@ def _ask(analysis: OwnAnalysis, values: Mapping[str, Any]) -> Answer:
     file = analysis.file
     history = _history(analysis, values)  # before its code could change an input
     guarded = {name: _read_only(value) for name, value in values.items()}
-    with own_code.border(f"ask {file}", file):
+    with user_code.guard(f"ask {file}", file):
         answer: Any = analysis.measure(**guarded)
         if isinstance(answer, FeatureFile | Answer):
             raise TypeError(f"expected rows, got {type(answer).__name__}")
@@ -170,9 +170,9 @@ def _ask(analysis: OwnAnalysis, values: Mapping[str, Any]) -> Answer:
         runs = _check_rows(analysis, rows)
     result = FeatureFile("result", history)
     result.set_rows(runs)
-    with own_code.border(f"ask {file} for claims", file):
+    with user_code.guard(f"ask {file} for claims", file):
         verdicts.keep(result, _checked(analysis.claims(result), len(rows)))
-    with own_code.border(f"ask {file} for findings", file):
+    with user_code.guard(f"ask {file} for findings", file):
         found = analysis.findings(result)
         if isinstance(found, str):
             raise TypeError("expected findings as a list of sentences, got one text")

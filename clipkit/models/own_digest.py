@@ -26,7 +26,7 @@ MOST_OBJECTS = 200_000  # that are searched for numbers
 SYSTEM = ("/dev", "/proc", "/sys", "/etc", "/usr")
 PRIVATE = {"token", "stored_tokens", ".netrc"}  # they let code in, and decide no embedding
 NOT_DATA = (".py", ".pyc", ".lock")  # whether Python opens a module depends on its cache
-OWN_MODULE = "clipkit_own_"  # how `own_code.load` calls the modules that it makes
+OWN_MODULE = "clipkit_own_"  # how `user_code.load` calls the modules that it makes
 MODULE_PARTS = {"_parameters", "_buffers", "_modules"}  # `state_dict` has them
 
 

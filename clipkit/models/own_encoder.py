@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipkit.base import own_code
+from clipkit.base import user_code
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.history import check_scale, drop_none
 from clipkit.models import own_digest
@@ -43,7 +43,7 @@ def is_own(source: object) -> bool:
 
 
 def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
-    """Return the fields of an `Encoder` that runs one's own code.
+    """Return the fields of an `Encoder` that runs user code.
 
     `source` is ``python:FILE.py:make``, or in Python that function or what it returns.
     """
@@ -52,16 +52,16 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
         make, file, name = _find_function(source)
         with named(name):
             own = Own(_make(make, options.untrained, file), name, file)
-    with named(name), own.border(f"load {name}"):
+    with named(name), own.guard(f"load {name}"):
         method = own.get(tower)
         if not callable(method):
             raise UsageError(f"expected an encoder with {tower}({WHAT[tower]}), got one without")
         files = own.get("files", ())
-        with own.border("digest its files and weights"):
+        with own.guard("digest its files and weights"):
             parts = own_digest.parts(own.value, files, file, recorder.opened)
         scale = own.get("logit_scale")
         if scale is not None:
-            with own.border("read logit_scale"):
+            with own.guard("read logit_scale"):
                 scale = float(scale)
             check_scale("logit_scale", scale)
         device = _device(own)
@@ -95,20 +95,20 @@ def load(source: Any, tower: TowerName, options: RunOptions) -> dict[str, Any]:
 
 
 class Own:
-    """The object of a user's code, which is read and called behind the border alone."""
+    """The object of a user's code, which is read and called under the guard alone."""
 
     def __init__(self, value: Any, name: str, file: Path | None) -> None:
         self.value = value
         self.name = name
         self.file = file
 
-    def border(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Run a step behind the border: `what` says in messages what failed."""
-        return own_code.border(what, self.file)
+    def guard(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Run a step under the guard: `what` says in messages what failed."""
+        return user_code.guard(what, self.file)
 
     def get(self, attribute: str, default: Any = None) -> Any:
         """Return an attribute. A property that fails is an error, also by an AttributeError."""
-        with self.border(f"read {attribute}"):
+        with self.guard(f"read {attribute}"):
             try:
                 return getattr(self.value, attribute)
             except AttributeError:
@@ -117,10 +117,10 @@ class Own:
                 raise
 
     def calling(self, function: Callable[[Any], Any], what: str) -> Callable[[Any], Any]:
-        """Return a function that calls another one behind the border."""
+        """Return a function that calls another one under the guard."""
 
         def call(argument: Any) -> Any:
-            with self.border(what):
+            with self.guard(what):
                 try:
                     return function(argument)
                 except Enough as enough:  # no error: the layers that are needed have run
@@ -174,7 +174,7 @@ def _find_function(source: Any) -> tuple[Callable[..., Any], Path | None, str]:
     if isinstance(source, str):
         file, name = parse_python(source)
         return _function_of_file(file, name), file, f"{file.name}:{name}"
-    with own_code.border("read a model", None):
+    with user_code.guard("read a model", None):
         is_made = _is_encoder(source) and not isinstance(source, type)
         if not is_made and not callable(source):
             raise _no_encoder("a model", source)
@@ -193,8 +193,8 @@ def _is_encoder(value: Any) -> bool:
 
 def _function_of_file(file: Path, name: str) -> Callable[..., Any]:
     """Run a Python file, and return one of its functions."""
-    module = own_code.load(file)
-    with own_code.border(f"read {name} of {file}", file):
+    module = user_code.load(file)
+    with user_code.guard(f"read {name} of {file}", file):
         function = getattr(module, name, None)
     if callable(function):
         return function  # type: ignore[no-any-return]
@@ -206,7 +206,7 @@ def _make(make: Callable[..., Any], seed: int | None, file: Path | None) -> Any:
     """Call `make()`, or `make(seed)` for an untrained control."""
     arguments = () if seed is None else (seed,)
     call = "make()" if seed is None else "make(seed)"
-    with own_code.border(f"call {call}", file):
+    with user_code.guard(f"call {call}", file):
         try:
             inspect.signature(make).bind(*arguments)
         except TypeError as error:
@@ -228,7 +228,7 @@ def _no_encoder(what: str, value: Any) -> ClipkitError:
 
 def _stack(own: Own) -> Stack:
     """Return the layers of an encoder: modules that run whenever it encodes."""
-    with own.border("read layers"):
+    with own.guard("read layers"):
         layers = list(own.get("layers", ()))
         prefix = int(own.get("prefix", 0))
     if not layers or not all(isinstance(layer, torch.nn.Module) for layer in layers):
@@ -245,7 +245,7 @@ def _device(own: Own) -> torch.device:
     if device is None:
         parameters = [p for module in own_digest.modules(own.value) for p in module.parameters()]
         device = parameters[0].device if parameters else "cpu"
-    with own.border("use its device"):
+    with own.guard("use its device"):
         found = torch.device(device)
         if found.type == "meta":
             raise ValueError("expected a device that computes, got meta")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipkit.base import own_code
+from clipkit.base import user_code
 from clipkit.base.errors import SMALLEST, ClipkitError
 from clipkit.models.encoder import BATCH_TOLERANCES, ONE_BY_ONE, OWN, Encoder, load_unchecked
 from clipkit.models.options import RunOptions
@@ -41,7 +41,7 @@ def try_encoder(name: Any, options: RunOptions, images: Sequence[Image.Image]) -
         At least two different ones.
     """
     findings: list[Finding] = []
-    with own_code.collect_prints() as prints:
+    with user_code.collect_prints() as prints:
         began = time.perf_counter()
         try:
             encoder = load_unchecked(name, "image", options)
@@ -171,7 +171,7 @@ def _describe(value: Any) -> str:
     return kind
 
 
-def _print_finding(prints: own_code.Prints) -> Finding:
+def _print_finding(prints: user_code.Prints) -> Finding:
     if not prints.text:
         return Finding("prints", OK, "nothing on standard output")
     first = prints.text.strip().partition("\n")[0]

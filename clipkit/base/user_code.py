@@ -1,4 +1,4 @@
-"""The border behind which a user's own Python code runs.
+"""Guard what a user's own Python code prints and raises.
 
 It runs only because the user names its file. Meanwhile what it prints goes to standard error, also
 from threads, child processes and C libraries, since standard output may be a feature file; and
@@ -45,13 +45,13 @@ def load(file: Path) -> ModuleType:
     folder = str(file.resolve().parent)
     if folder not in sys.path:
         sys.path.insert(0, folder)
-    with border(f"run {file}", file):
+    with guard(f"run {file}", file):
         spec.loader.exec_module(module)
     return module
 
 
 @contextlib.contextmanager
-def border(what: str, file: Path | None) -> Iterator[None]:
+def guard(what: str, file: Path | None) -> Iterator[None]:
     """Run code, of a file if any: what it prints are messages, and what it raises is one line.
 
     Errors and memory that clipkit itself complains of pass, and so do signals.
@@ -107,7 +107,7 @@ class _Unclosable:
 
 
 class _Redirection:
-    """Descriptor 1 as standard error, while any thread runs code behind the border.
+    """Descriptor 1 as standard error, while any thread runs code under the guard.
 
     Code may close or replace Python's streams, and its hooks for errors: afterwards they are as
     they were.
