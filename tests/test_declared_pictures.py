@@ -146,17 +146,26 @@ def test_a_finding_stands_in_place_of_the_title_which_moves_below_it():
     assert any("Agility of each animal" in text for text in written(figure))
 
 
-def test_curves_that_end_apart_are_named_at_their_ends_and_others_by_a_legend():
+def test_curves_are_named_where_they_end_apart_from_each_other():
     rows = rows_of(8)
     for row in rows:
-        row["speed"] = 0.2 if row["kind"] == "kind 0" else 0.8
-    declaration = Curves(x="size", values=("speed",), group="kind")
-    apart = draw(declaration, rows)
-    assert apart.legends == []
-    assert {"kind 0", "kind 1"} <= set(written(apart))
-    for row in rows:
         row["speed"] = 0.5
-    assert len(draw(declaration, rows).legends) == 1
+    figure = draw(Curves(x="size", values=("speed",), group="kind"), rows)
+    assert figure.legends == []
+    assert {"kind 0", "kind 1"} <= set(written(figure))
+    assert style.overlapping_texts(figure) == []
+
+
+@pytest.mark.parametrize("case", ["one ends early", "too many"])
+def test_curves_without_room_for_their_names_have_a_legend(case):
+    rows = rows_of(32)
+    for number, row in enumerate(rows):
+        if case == "one ends early" and row["kind"] == "kind 0":
+            row["size"] /= 100
+        if case == "too many":
+            row["kind"] = f"kind {number % 16}"
+    figure = draw(Curves(x="size", values=("speed",), group="kind"), rows)
+    assert len(figure.legends) == 1
 
 
 def test_a_single_kind_of_dots_needs_no_legend():

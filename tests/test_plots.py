@@ -301,7 +301,9 @@ def test_temperature_falls_on_a_log_axis_and_the_best_point_is_starred():
     assert star.get_xydata().tolist() == [[0.07, 64.0]]
     assert star.get_marker() == "*"
     assert [t.get_text() for t in accuracy.texts] == ["64.00 %", "svm, C = 1, test"]
-    assert fig.legends == []
+    several = plots.temperature([sweep(), sweep("mlp", RNG.random(4) / 2)], 32)
+    assert "svm, C = 1, test: 64.0 %" in texts(several)
+    assert fig.legends == several.legends == []
     assert tick_texts(entropy.xaxis) == ["1", "0.5", "0.07", "0.02"]
 
 

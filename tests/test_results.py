@@ -12,6 +12,8 @@ from clipkit.analysis import results
 from clipkit.analysis.temperature_sweeps import common_prompt_count, temperature_sweeps
 from clipkit.features.validation import validate
 from clipkit.plots.logits import class_means, cosine_lines
+from clipkit.plots.style import title_of
+from clipkit.plots.temperature import draw_groups
 from clipkit.statistics import metrics
 
 LABELS = np.array([0, 0, 1, 1, 2, 2])
@@ -121,6 +123,14 @@ def test_sweeps_of_the_same_settings_are_told_apart_by_model_or_file(models, nam
     if models[0] == models[1]:  # the labels say enough
         prefixes = ["", ""]
     assert labels == [f"{prefixes[0]}knn, C 1, test", f"{prefixes[1]}svm, C 1, test"]
+
+
+def test_a_page_begins_with_the_sweep_on_the_scored_images_not_with_one_to_choose_by():
+    to_choose_by = probe_result(SWEEP, val="0.1", eval_split="all")  # its rows are of test
+    scored = probe_result([("knn", np.nan, 1.0, 0.5), ("knn", np.nan, 0.5, 0.5)])
+    scored.splits["test"].predicted[:] = HALF_RIGHT
+    figure, _ = draw_groups([to_choose_by, scored])
+    assert title_of(figure).startswith("knn, test: 50.0 % at each of 2 temperatures")
 
 
 def test_each_c_of_a_grid_is_a_line_over_temperature():

@@ -36,6 +36,8 @@ class Sweep:
         Fraction.
     is_control : bool
         Whether the model is untrained.
+    is_validation : bool
+        Whether the rows were held out to choose a temperature, and others are scored.
     what : str
         What the fractions are: accuracies, or mean recalls of unequal classes.
 
@@ -59,12 +61,13 @@ class Sweep:
         *,
         chance: float = math.nan,
         is_control: bool = False,
+        is_validation: bool = False,
         what: str = main_number.ACCURACY,
     ) -> None:
         columns = np.array([tau, accuracy, entropy, low, high], np.float64)
         columns[[1, 3, 4]] *= 100
         self.label, self.chance, self.is_control = label, 100 * chance, is_control
-        self.what = what
+        self.what, self.is_validation = what, is_validation
         self.tau, self.percent, self.entropy, self.low, self.high = columns[:, np.argsort(tau)]
         self.best: int | None = None
         self.plateau = slice(0)
@@ -153,7 +156,10 @@ def _sweep(file: FeatureFile, label: str, rows: list[results.Row]) -> Sweep:
     numbers = [of_split[row["place"]] for row in rows]
     values, low, high, chances = np.transpose(numbers)
     chance = float(chances.max())  # the hardest to pass
+    entry = results.newest_entry(file)
+    is_scored = rows[0]["eval_split"] == entry.get("eval_split")
     facts: dict[str, Any] = {"chance": chance, "is_control": is_untrained(file), "what": what}
+    facts["is_validation"] = entry.get("val") is not None and not is_scored
     return Sweep(label, taus, values, entropies, low, high, **facts)
 
 

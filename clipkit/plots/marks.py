@@ -22,9 +22,10 @@ __all__ = ["Points"]
 ROW_INCHES = 0.42
 MANY, MANY_INCHES = 20, 0.34  # rows that have less space
 SINGLE_INCHES = 0.24  # of many rows with one dot each
-MAX_DIRECT = 28  # characters of a name at the end of a line
-LEAST_GAP = 0.07  # of the axis, between names at the ends of lines
-LEAST_END = 0.9  # of the axis: where a line ends beside its name
+MAX_DIRECT = 28  # characters of a line of a name at the end of a curve
+DIRECT_LINES = 2  # of such a name, at most
+LEAST_GAP = 0.07  # of the axis: the height of a line of text
+LEAST_END = 0.8  # of the axis: where a curve ends beside its name
 BAND = 0.8  # rows that the name of a group takes
 
 
@@ -154,11 +155,11 @@ def draw_curve(
 
 
 def name_ends(ax: Axes, lines: Sequence[Line2D], labels: Sequence[str]) -> bool:
-    """Name lines beside the axes if they end there, apart from each other, and names are short.
+    """Name lines beside the axes if they end there, and there is room for all names.
 
-    Return whether they are named.
+    Names of lines that end close to each other are moved apart. Return whether they are named.
     """
-    ax.get_xlim(), ax.get_ylim()  # sets the limits, which matplotlib does not before
+    ax.autoscale_view()  # matplotlib would set the limits later, and lines would end elsewhere
     ends = []
     for line in lines:
         points = line.get_transform().transform(np.asarray(line.get_xydata(), np.float64))
@@ -168,14 +169,26 @@ def name_ends(ax: Axes, lines: Sequence[Line2D], labels: Sequence[str]) -> bool:
             return False
         ends.append(drawn[drawn[:, 0].argmax()])
     x, y = np.transpose(ends)
-    is_short = max(map(style.text_width, labels)) <= MAX_DIRECT
-    if not is_short or x.min() < LEAST_END or np.diff(np.sort(y)).min(initial=1) < LEAST_GAP:
+    names = [style.wrap(label, MAX_DIRECT) for label in labels]
+    most_lines = max(map(len, names))
+    gap = LEAST_GAP * most_lines
+    if most_lines > DIRECT_LINES or gap * len(names) > 1 or x.min() < LEAST_END:
         return False
-    for line, label, height in zip(lines, labels, y.tolist(), strict=True):
+    for line, name, height in zip(lines, names, _spread(y, gap).tolist(), strict=True):
         look: dict[str, Any] = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
         place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points"}
-        ax.annotate(label, (1, height), xycoords="axes fraction", **place, **look)
+        ax.annotate("\n".join(name), (1, height), xycoords="axes fraction", **place, **look)
     return True
+
+
+def _spread(heights: Floats, gap: float) -> Floats:
+    """Return heights from 0 to 1 that keep their order, and are at least a gap apart."""
+    order = np.argsort(heights, kind="stable")
+    steps = gap * np.arange(len(heights))
+    rising = np.maximum.accumulate(heights[order] - steps)
+    spread = np.empty(len(heights))
+    spread[order] = np.minimum(rising, max(1 - steps[-1], 0.0)) + steps
+    return spread
 
 
 def draw_histogram(ax: Axes, values: Floats, edges: Floats, color: str) -> Artist:

@@ -165,7 +165,7 @@ def new_axes(width: float, height: float, title: str | None) -> tuple[Figure, Ax
 
 def _wrap_title(title: str, width: float) -> list[str]:
     """Return the lines of a title that is `width` inches wide."""
-    return _wrap(sanitize_label(title, 300), int(width * 9.5))
+    return wrap(sanitize_label(title, 300), int(width * 9.5))
 
 
 def divide_title(title: str, width: float) -> tuple[str, str]:
@@ -189,7 +189,7 @@ def divide_title(title: str, width: float) -> tuple[str, str]:
     return title, ""  # one word
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def wrap(text: str, width: int) -> list[str]:
     """Wrap a text to lines of `width` characters, or of half as many wide ones."""
     lines = textwrap.wrap(text, width, break_on_hyphens=False)
     if all(text_width(line) <= width for line in lines):
@@ -230,7 +230,7 @@ def finish(
     if not title:
         title, rest = divide_title(title_of(fig), width / scale)
         words = ". ".join(filter(None, (rest, words)))
-    lines = _wrap(sanitize_label(words, 600), int(width / scale * 12.5))
+    lines = wrap(sanitize_label(words, 600), int(width / scale * 12.5))
     title_inches, added = _fit_title(fig, title, scale)
     subtitle_inches = scale * (0.17 * len(lines) + 0.04) if lines else 0.0
     if size is None:
@@ -317,7 +317,7 @@ def _fit_facts(fig: Figure, scale: float) -> float:
         room = right - box.x0 - PAD * fig.dpi
         if 0 < room < box.width:
             title = artist.get_text()
-            lines = _wrap(title, max(int(len(title) * room / box.width), 10))
+            lines = wrap(title, max(int(len(title) * room / box.width), 10))
             artist.set_text("\n".join(lines))
             added = max(added, 0.17 * scale * (len(lines) - 1))
     return added

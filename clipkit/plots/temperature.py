@@ -62,6 +62,7 @@ def draw_groups(files: Sequence[FeatureFile]) -> Drawn:
     """Draw sweeps that differ in their seed as one curve, and only the highest curves.
 
     A page draws all sweeps of a folder in this picture. Results that are no sweep are left out.
+    Curves on the scored images come first: the highest on a validation set is chosen on it.
     """
     alike: dict[tuple[Any, ...], list[Sweep]] = {}
     drawn = []
@@ -73,6 +74,8 @@ def draw_groups(files: Sequence[FeatureFile]) -> Drawn:
         drawn.append(file)
         source = provenance(file)
         for sweep in found:
+            if len(sweep.tau) < 2:
+                continue
             label = ", ".join(filter(None, [source.prompts, sweep.label]))
             if sweep.is_control:
                 label += ", untrained"
@@ -89,16 +92,17 @@ def draw_groups(files: Sequence[FeatureFile]) -> Drawn:
         sweeps.append(sweep)
     if not sweeps:
         raise ClipkitError("expected sweeps over temperatures, got none")
-    ordered = sorted(sweeps, key=lambda sweep: -sweep.highest)
+    ordered = sorted(sweeps, key=lambda sweep: (sweep.is_validation, -sweep.highest))
     trained = [sweep for sweep in ordered if not sweep.is_control][:MAX_CURVES]
     shown = trained + [sweep for sweep in ordered if sweep.is_control][:1]
     title = f"{_name(shown).capitalize()} and entropy against temperature"
     if len(shown) < len(sweeps):
-        title += f", the highest {len(shown)} of {len(sweeps)} curves"
+        title += f", {len(shown)} of {len(sweeps)} curves"
     figure = temperature(shown, common_prompt_count(drawn), title=title)
-    finding = _finding(shown)
+    controls = shown[len(trained) :]
+    finding = _finding([*trained[:1], *controls])
     if len(trained) > 1 and finding:
-        finding = f"{trained[0].label}: {finding}"
+        finding = f"{trained[0].label}: {finding[0].lower()}{finding[1:]}"
     return style.state(figure, finding, results.sources_label(drawn))
 
 
@@ -133,6 +137,7 @@ def _merge(label: str, sweeps: Sequence[Sweep]) -> Sweep:
         high / 100,
         chance=first.chance / 100,
         is_control=first.is_control,
+        is_validation=first.is_validation,
         what=first.what,
     )
 
@@ -157,7 +162,7 @@ def temperature(
 ) -> Figure:
     """Draw accuracy against temperature, and below it mean entropy with its maximum ln K.
 
-    Stars mark each curve's best accuracy, which the legend states; the best of all is written
+    Stars mark each curve's best accuracy, which stands behind its name; the best of all is written
     next to a star. A band covers the temperatures around it that it is not decided against.
     Untrained controls are dashed and have neither, and chance is dotted. Temperature is on a log
     axis and falls to the right; the points of several curves at one temperature are moved apart.
@@ -200,9 +205,10 @@ def temperature(
     if n_prompts is not None:
         _mark_maximum(bottom, n_prompts)
     _set_tau_axis(bottom, np.concatenate([sweep.tau for sweep in sweeps]))
-    ends = [sweep.label for sweep in sweeps] + labels[len(sweeps) :]
-    # The title states the best accuracy of a single curve, and the legend those of several.
-    if len(sweeps) > 1 or not marks.name_ends(top, handles, ends):
+    ends = [sweep.label for sweep in sweeps]
+    if len(sweeps) > 1:  # the title states the best accuracy of a single curve
+        ends = [_name_end(sweep) for sweep in sweeps]
+    if not marks.name_ends(top, handles, ends + labels[len(sweeps) :]):
         style.add_legend(fig, handles, labels)
     return fig
 
@@ -245,6 +251,11 @@ def _name_best(ax: Axes, sweeps: Sequence[Sweep], moves: Sequence[float]) -> Non
         up = 9 if high == accuracy else 4
         offset: dict[str, Any] = {"xytext": (0, up), "textcoords": "offset points", "va": "bottom"}
         ax.annotate(f"{accuracy:.2f} %", (tau, high), ha="center", fontweight="bold", **offset)
+
+
+def _name_end(sweep: Sweep) -> str:
+    """Return the name of a curve with its best accuracy."""
+    return sweep.label if sweep.best is None else f"{sweep.label}: {sweep.highest:.1f} %"
 
 
 def _legend_label(sweep: Sweep) -> str:
