@@ -12,6 +12,7 @@ import subprocess
 
 import pytest
 from shell import PROGRAMS, ok
+from test_vocabulary import FOR_DECIDED
 
 import clipkit as in_python
 
@@ -124,6 +125,7 @@ def test_an_ordinary_run_says_what_it_decides_or_what_would_decide_it(line, here
     lines = said(ok(*shlex.split(line), "--format", "table").stderr)
     assert lines
     for text in lines:
+        assert not FOR_DECIDED.search(text), text
         if NOT_DECIDED in text:
             assert STEP.search(text), text
 

@@ -160,7 +160,7 @@ def test_classes_without_a_right_image_are_named_if_equal_classes_would_not_have
 class World(NamedTuple):
     """N rows of K values, of which some are frequent, and how much rows are alike in two results.
 
-    In a null world, there is nothing to find.
+    Where nothing is to be found, there is nothing to find.
     """
 
     n: int
@@ -219,7 +219,7 @@ def decided(verdict):
 def attribute(world, random):
     """The group of an attribute that is held, learned and reached by words to some degree.
 
-    In a null world, nothing is held, or the control holds as much.
+    Where nothing is to be found, nothing is held, or the control holds as much.
     """
     held, kept, reach = random.uniform(0.1, 1), random.random(), random.uniform(-0.1, 1)
     false = (*LEARNED, claims.WITHOUT_TRAINING)
@@ -230,7 +230,7 @@ def attribute(world, random):
 
 
 def unrelated_words(world, random):
-    """The words of a learned attribute, which are like other words in a null world."""
+    """The words of a learned attribute, which are like other words where nothing is to be found."""
     reach = 0 if world.is_null else random.uniform(0.1, 1)
     return groups(world, random, (random.uniform(0.1, 1), 0, reach), LEARNED[:2])
 
@@ -387,7 +387,7 @@ def zeroshot_among_shots(world, random):
 
 
 def calibration(world, random):
-    """A softmax of some sharpness; in a null world, its confidences are probabilities."""
+    """A softmax of some sharpness; with nothing to find, its confidences are probabilities."""
     sharpness = 1 if world.is_null else random.choice([0.7, 1, 1.5, 3])
     a, b = random.uniform(0.5, 5, 2)
 
@@ -431,7 +431,7 @@ def retrieval(world, random):
 
 
 def clusters(world, random):
-    """Clusters beside classes, of which they hold nothing in a null world."""
+    """Clusters beside classes, of which they hold nothing where nothing is to be found."""
     K = len(world.weights)
     of_clusters = random.dirichlet(np.full(K, 0.5))
     known = 0 if world.is_null else random.random() ** 2
@@ -479,7 +479,7 @@ def asked_neighbours(world, random):
 
 
 def models(world, random):
-    """Two models of the same images, which have no cause in common in a null world."""
+    """Two models of the same images, which have no cause in common where nothing is to be found."""
     maps = random.normal(size=(2, 3, 8))
     noise = random.uniform(0.5, 4)
     measure = random.integers(2)
@@ -502,7 +502,7 @@ def prompts_of_groups(world, random):
 
 
 def prompts_of_control(world, random):
-    """Groups that differ in a prompt; in a null world, they do so for the control."""
+    """Groups that differ in a prompt; where nothing is to be found, they do so for the control."""
     shift = random.random()
     return described(world, random, (shift, shift if world.is_null else 0), claims.CONTROL)
 
@@ -537,7 +537,7 @@ def described(world, random, shifts, against):
 
 
 def costs_of_prompts(world, random):
-    """Prompts that change some predictions; in a null world, with another image's value as well."""
+    """Prompts that change some predictions; with nothing to find, with any image's value."""
     K, R = random.integers(1, 40), 5
     share, own = random.random(2)
     sensitive = random.random(K)
@@ -564,7 +564,7 @@ def costs_of_prompts(world, random):
 
 
 def matching_pairs(world, random):
-    """Cosines of pairs that match and of others, which are the same in a null world."""
+    """Cosines of pairs that match and of others, the same with nothing to find."""
     away = 0 if world.is_null else random.random()
     part = random.uniform(0.01, 0.5)  # of the images
 
@@ -587,7 +587,7 @@ def matching_pairs(world, random):
 
 
 def shares_of_variance(world, random):
-    """Images whose classes are a part of their variance, or none of it in a null world."""
+    """Images whose classes are a part of their variance, or none with nothing to find."""
     K, D = len(world.weights), random.integers(1, 30)
     mix = random.normal(size=(D, D))
     centres = random.normal(size=(K, D)) * (0 if world.is_null else 0.3 * random.random())
@@ -652,7 +652,7 @@ RULES = {
 
 
 def rates(rule, worlds, seed=0):
-    """Return in which share of null worlds a rule says something, and how much of it reverses."""
+    """Return how often a rule says something with nothing to find, and how much of it reverses."""
     random = np.random.default_rng(seed)
     null = said = reversed_ = 0
     for _ in range(worlds):
@@ -841,7 +841,7 @@ def test_the_groups_of_a_page_are_the_verdicts_of_its_example():
 
 
 if __name__ == "__main__":
-    print("| what is said | of null worlds (%) | of other worlds (%) | reversed (%) |")
+    print("| what is said | with nothing to find (%) | of other worlds (%) | reversed (%) |")
     print("|---|---:|---:|---:|")
     for name, rule in RULES.items():
         found = " | ".join(f"{100 * rate:.1f}" for rate in rates(rule, int(sys.argv[1])))
