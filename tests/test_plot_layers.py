@@ -11,6 +11,7 @@ from clipkit import plots
 from clipkit.analysis.layer_curves import layer_curves
 from clipkit.base.errors import ClipkitError
 from clipkit.plots import LayerCurve, LayerPoints
+from clipkit.plots.layers import draw_layers
 from clipkit.report import expected
 from clipkit.statistics.metrics import wilson
 
@@ -172,8 +173,7 @@ def test_what_a_generative_model_says_is_a_star_beside_what_its_last_token_holds
     assert (last.trained.embedding[0], image.trained.embedding) == (0.5, None)
     assert source == 'm on shapes, test, "Which hue?", labels: hue'
     figure = plots.layers([last, image])
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend[-2:] == ["what the model says", "chance"]
+    assert figure.axes[0].get_title("left").endswith("star: what the model says")
 
 
 def points(*values, **fields):
@@ -196,9 +196,12 @@ def test_a_control_is_dashed_in_the_colour_of_its_model():
     assert control.get_markerfacecolor() == "white"
     np.testing.assert_allclose(first.get_ydata(), [10, 30, 90])
     assert [each.get_ydata()[0] for each in chances] == [10, 20]
-    of_class, of_colour, *_ = fig.legends[0].get_texts()
-    assert "90.00 % at layer 2, best of 3" in of_class.get_text()
-    assert "70.00 % at layer 1, best of 3" in of_colour.get_text()
+    assert [text.get_text() for text in ax.texts] == ["class: 90.0 %", "colour: 70.0 %"]
+    assert "dashed: untrained control; dotted: chance" in ax.get_title("left")
+    wide = plots.layers([curve._replace(label=f"{curve.label} {'long ' * 12}") for curve in curves])
+    of_class, of_colour = wide.legends[0].get_texts()
+    assert "90.00 % at layer 2" in of_class.get_text()
+    assert "70.00 % at layer 1" in of_colour.get_text()
     x = np.array([each.get_xdata() for each in (first, control, second)])
     assert (np.diff(x, axis=0) > 0).all()
     np.testing.assert_allclose(x.mean(axis=0), [0, 1, 2], atol=1e-12)
@@ -234,6 +237,12 @@ def test_models_of_different_depth_are_drawn_by_the_share_of_their_depth():
     (ax,) = plots.layers([small, large]).axes
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 50, 100], atol=1)
     np.testing.assert_allclose(ax.lines[1].get_xdata(), [0, 25, 50, 75, 100], atol=1)
+
+
+def test_the_title_of_several_lines_says_where_each_is_highest():
+    files = [recalls(layer, hue=0.2 * layer, tone=0.3) for layer in (1, 2)]
+    title = plots.title_of(draw_layers(files)[0])
+    assert title == "hue: 40.00 % at layer 2, best of 2; tone: 30.00 % at each of 2"
 
 
 @pytest.mark.long

@@ -24,12 +24,13 @@ from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import claims
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["LayerCurve", "LayerPoints", "layers"]
 
+MOST_NAMED = 3  # curves in a title
 MOST_TICKS = 16
 STEPS = (1, 2, 4, 5, 10, 20, 50, 100)  # layers between ticks
 EMBEDDING = 1.12  # where its column is, in depths
@@ -66,7 +67,16 @@ LAYERS = Picture(
 
 
 def _finding(curves: Sequence[LayerCurve]) -> str:
-    """State where the only trained curve is highest, and how high its control or chance is."""
+    """State where the trained curve is highest, and how high its control or chance is.
+
+    Of several, state where each of the first is highest.
+    """
+    of_trained = [curve for curve in curves if curve.trained is not None]
+    if len(of_trained) > 1:
+        is_share = len({curve.depth for curve in curves}) > 1
+        labels = [_legend_label(curve, is_share) for curve in of_trained]
+        more = f" and {len(labels) - MOST_NAMED} more" if len(labels) > MOST_NAMED else ""
+        return "; ".join(labels[:MOST_NAMED]) + more
     if len(curves) != 1 or curves[0].trained is None:
         return ""
     trained, control = curves[0].trained, curves[0].control
@@ -111,7 +121,7 @@ def layers(
         unit = 100
     room = 0.3 * unit / max(depths)
     lines = _lines(curves)
-    handles: dict[int, Artist] = {}
+    handles: dict[int, Line2D] = {}
     for number, line in enumerate(lines):
         x = np.asarray(line.points.layers, np.float64)
         if is_share:
@@ -126,23 +136,20 @@ def layers(
     _set_layer_axis(ax, unit, is_share, any(line.points.embedding for line in lines))
     ax.set_ylim(-0.02 * ax.get_ylim()[1])  # so that marks near 0 are whole
     ax.set_ylabel(ylabel)
-    facts = "bars: 95 % intervals over images"
+    facts = ["bars: 95 % intervals over images"]
     if any(line.points.seeds > 1 for line in lines):
-        facts += "; of several controls, their range"
-    if len(lines) > 1:
-        facts += "; points are set apart"
-    ax.set_title(facts, loc="left", color=style.GREY)
-    labels = [_legend_label(curve, is_share) for curve in curves]
-    if any(curve.trained and curve.control for curve in curves):
-        labels.append("untrained control")
-        handles[-1] = style.legend_line(color=style.GREY, marker="o", **CONTROL)
+        facts.append("dashed: untrained controls, bars: their range")
+    elif any(curve.trained and curve.control for curve in curves):
+        facts.append("dashed: untrained control")
+    facts.append("dotted: chance")
     if _draw_said(ax, curves, unit):
-        labels.append("what the model says")
-        handles[-2] = style.legend_line(color=style.GREY, **SAID)
-    labels.append("chance")
-    style.add_legend(
-        fig, [*handles.values(), style.legend_line(color=style.GREY, **CHANCE)], labels
-    )
+        facts.append("star: what the model says")
+    ax.set_title("; ".join(facts), loc="left", color=style.GREY)
+    # The title states the highest value of a single curve
+    ends = [curve.label if len(curves) == 1 else _name_end(curve) for curve in curves]
+    named = list(handles.values())
+    if not marks.name_ends(ax, named, ends):
+        style.add_legend(fig, named, [_legend_label(curve, is_share) for curve in curves])
     return fig
 
 
@@ -162,7 +169,7 @@ def _style(i: int) -> dict[str, Any]:
     return {"color": style.PALETTE[i % n], "marker": style.MARKERS[(i + i // n) % n]}
 
 
-def _draw_points(ax: Axes, x: Floats, points: LayerPoints, look: dict[str, Any]) -> Artist:
+def _draw_points(ax: Axes, x: Floats, points: LayerPoints, look: dict[str, Any]) -> Line2D:
     low, values, high = 100 * np.array([points.low, points.values, points.high], np.float64)
     return marks.draw_curve(ax, x, values, (low, high), look)
 
@@ -222,6 +229,13 @@ def _set_layer_axis(ax: Axes, unit: float, is_share: bool, has_embedding: bool) 
         right = ticks[-1] + 0.07 * unit
     ax.set_xticks(ticks, labels)
     ax.set_xlim(-0.05 * unit, right)
+
+
+def _name_end(curve: LayerCurve) -> str:
+    """Return the name of a curve with its highest value."""
+    points = curve.trained or curve.control
+    assert points is not None
+    return f"{curve.label}: {100 * max(points.values):.1f} %"
 
 
 def _legend_label(curve: LayerCurve, is_share: bool) -> str:

@@ -18,9 +18,9 @@ from clipkit.plots.style import Drawn, clipkit_style
 from clipkit.statistics import claims
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["RecallCurve", "retrieval"]
 
@@ -82,7 +82,7 @@ def retrieval(
     """
     fig = style.new_figure(3.8 * max(len(panels), 1), 3.6, title)
     axes: list[Axes] = fig.subplots(1, len(panels), sharey=True, squeeze=False)[0].tolist()
-    handles: dict[str, Artist] = {}
+    handles: dict[str, Line2D] = {}
     for ax, (name, curves) in zip(axes, panels.items(), strict=True):
         for number, (label, curve) in enumerate(curves.items()):
             handles[label] = _draw_curve(ax, number, label, curve)
@@ -93,11 +93,14 @@ def retrieval(
         ax.set(ylim=(-2, 102), xlabel="k (log scale)")
         ax.set_title(name, loc="left", color=style.GREY)
     axes[0].set_ylabel("recall@k (%)")
-    style.add_legend(fig, list(handles.values()), list(handles))
+    lines, labels = list(handles.values()), list(handles)
+    of_last = all(line.axes is axes[-1] for line in lines)
+    if not of_last or not marks.name_ends(axes[-1], lines, labels):
+        style.add_legend(fig, lines, labels)
     return fig
 
 
-def _draw_curve(ax: Axes, number: int, label: str, curve: RecallCurve) -> Artist:
+def _draw_curve(ax: Axes, number: int, label: str, curve: RecallCurve) -> Line2D:
     look = style.line_style(number)
     if label == "chance":
         look = {"color": "black", "linestyle": "--", "linewidth": 1.2}
