@@ -17,7 +17,7 @@ from PIL import Image
 
 from clipkit import plots
 from clipkit.base.errors import UsageError
-from clipkit.plots import LayerCurve, LayerPoints, Sweep
+from clipkit.plots import LayerCurve, LayerPoints, Points, Sweep
 from clipkit.statistics.metrics import reliability
 
 ODD_NAMES = [
@@ -498,8 +498,25 @@ def test_compared_results_share_the_lines_of_groups_the_worst_of_the_first_at_th
     }
     np.testing.assert_allclose(list(points.values()), [[50, 90], [60, 70]])
     np.testing.assert_allclose(right.lines[0].get_xdata(), [-10, 20])
+    assert [text.get_text() for text in left.texts] == ["a", "b"]
+    assert fig.legends == []
     assert 55 in [pytest.approx(x) for x in first_x(left.lines)]
     assert len(plots.compare([[[0.5, 0.4, 0.6]]], [], ["a"]).axes) == 1
+
+
+def test_two_models_are_named_above_their_dots_on_the_sides_where_these_are():
+    low, high = ([0.2], [0.2], [0.2]), ([0.9], [0.9], [0.9])
+    for first, second, sides in ((low, high, ["right", "left"]), (high, low, ["left", "right"])):
+        pair = {"words": (Points(*first), Points(*second))}
+        fig = plots.dumbbells(["hue"], pair, {"words": [True]}, ("a", "b"), chance=[0.1])
+        (ax,) = fig.axes
+        assert [text.get_text() for text in ax.texts] == ["a", "b"]
+        assert [text.get_ha() for text in ax.texts] == sides
+        assert ax.get_title("left") == "filled: decided; empty: not decided; strokes: chance"
+        assert fig.legends == []
+    pair["words"][0].values[0] = np.nan
+    fig = plots.dumbbells(["hue"], pair, {"words": [False]}, ("a", "b"))
+    assert len(fig.legends) == 1
 
 
 def test_spectrum_is_logarithmic_and_marks_the_effective_rank():

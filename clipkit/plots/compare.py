@@ -15,13 +15,13 @@ from clipkit.base.errors import ClipkitError
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import provenance
 from clipkit.plots import style
+from clipkit.plots.marks import name_pair
 from clipkit.plots.picture import Picture, always
 from clipkit.plots.style import Drawn, Floats, clipkit_style
 from clipkit.statistics import metrics
 from clipkit.statistics.main_number import ACCURACY, MEAN_RECALL
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -208,10 +208,18 @@ def compare(
         axes[0].set_xlim(0, 100)
     if len(groups) > MAX_GROUPS:
         facts += f", {MAX_GROUPS} of {len(groups)} groups"
+    if np.isfinite(marks).any():
+        facts += f"; dotted: 5 % limit of the worst of {len(groups)} random groups"
     axes[0].set_title(facts, loc="left", color=style.GREY)
     if len(axes) > 1:
         axes[1].set_title("bars: paired 95 % intervals", loc="left", color=style.GREY)
-    _add_legend(fig, short if groups else [], bool(np.isfinite(marks).any()), len(groups))
+    if groups and len(names) > 1:
+        looks = [style.line_style(i) for i in range(len(names))]
+        colors = [look["color"] for look in looks]
+        is_pair = len(names) == 2
+        if not is_pair or not name_pair(axes[0], accuracy[:, order, 0], colors, short):
+            handles = [style.legend_line(**{**look, "linestyle": ""}) for look in looks]
+            style.add_legend(fig, handles, short)
     return fig
 
 
@@ -226,15 +234,3 @@ def _draw_points(ax: Axes, values: Floats, first: int, grouped: bool) -> None:
         low, high = values[row, :, 1], values[row, :, 2]
         ax.hlines(y[row], low, high, color=look["color"], linewidth=1.6)
         ax.plot(values[row, :, 0], y[row], markeredgecolor="white", markeredgewidth=0.6, **look)
-
-
-def _add_legend(fig: Figure, names: Sequence[str], has_null: bool, n_groups: int) -> None:
-    handles: list[Artist] = []
-    for i in range(len(names)):
-        handles.append(style.legend_line(**{**style.line_style(i), "linestyle": ""}))
-    labels = list(names)
-    if has_null:
-        handles.append(style.legend_line(color=style.GREY, linestyle=":", linewidth=1.4))
-        labels.append(f"the worst of {n_groups} random groups is left of this in 5 % of draws")
-    if handles:
-        style.add_legend(fig, handles, labels)

@@ -18,7 +18,7 @@ __all__ = ["dumbbells"]
 
 ROW_INCHES = 0.34
 LABELS = ("accuracy (%)", "filled: decided; empty: not decided")
-KINDS = ("o", "s")  # of the first and the second kind of number
+KINDS = {"o": "circles", "s": "squares"}  # the marks of the first and the second kind of number
 OFFSETS = {1: (0.0,), 2: (-0.17, 0.17)}
 
 
@@ -55,10 +55,8 @@ def dumbbells(
     if len(chance):
         ax.plot(100 * np.asarray(chance), y, "|", color=style.GREY, ms=12, mew=1.6, zorder=2)
     colors = style.PALETTE[0], style.PALETTE[1]
-    handles: list[Any] = []
-    for color in colors:
-        handles.append(style.legend_line(color=color, marker="o", linestyle=""))
-    labels = list(models)
+    facts = []
+    of_first_row: list[Floats] = []
     for (kind, pair), marker, offset in zip(
         kinds.items(), KINDS, OFFSETS[len(kinds)], strict=False
     ):
@@ -72,16 +70,18 @@ def dumbbells(
             empty = np.where(is_decided, np.nan, numbers)
             ax.plot(full, y + offset, zorder=5, **look)
             ax.plot(empty, y + offset, zorder=4, mfc="white", **look)
+        of_first_row = of_first_row or values
         if len(kinds) > 1:
-            handles.append(style.legend_line(color=style.GREY, marker=marker, linestyle=""))
-            labels.append(kind)
+            facts.append(f"{KINDS[marker]}: {kind}")
+    facts.append(texts[1])
     if len(chance):
-        handles.append(style.legend_line(color=style.GREY, marker="|", linestyle="", ms=12))
-        labels.append("chance")
+        facts.append("strokes: chance")
     style.name_rows(ax, y, style.sanitize_names(names, 44), 0.6, fontsize=9.5)
     ax.set_xlabel(texts[0])
-    ax.set_title(texts[1], loc="left", color=style.GREY)
-    style.add_legend(fig, handles, labels)
+    ax.set_title("; ".join(facts), loc="left", color=style.GREY)
+    if not marks.name_pair(ax, of_first_row, colors, models):
+        handles = [style.legend_line(color=color, marker="o", linestyle="") for color in colors]
+        style.add_legend(fig, handles, models)
     return fig
 
 

@@ -26,6 +26,7 @@ MAX_DIRECT = 28  # characters of a line of a name at the end of a curve
 DIRECT_LINES = 2  # of such a name, at most
 LEAST_GAP = 0.07  # of the axis: the height of a line of text
 LEAST_END = 0.8  # of the axis: where a curve ends beside its name
+NAME_ROWS = 0.5  # rows that the names of two dots take above the first one
 BAND = 0.8  # rows that the name of a group takes
 
 
@@ -178,6 +179,23 @@ def name_ends(ax: Axes, lines: Sequence[Line2D], labels: Sequence[str]) -> bool:
         look: dict[str, Any] = {"color": line.get_color(), "fontsize": 9.5, "va": "center"}
         place: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points"}
         ax.annotate("\n".join(name), (1, height), xycoords="axes fraction", **place, **look)
+    return True
+
+
+def name_pair(ax: Axes, pair: ArrayLike, colors: Sequence[str], names: Sequence[str]) -> bool:
+    """Name the two dots of the first row, each on its side, above a row that becomes higher.
+
+    Return whether they are named: both need a number, and short names.
+    """
+    first, second = np.asarray(pair, np.float64)[:, 0].tolist()
+    is_short = max(map(style.text_width, names)) <= MAX_DIRECT
+    if not is_short or not np.isfinite([first, second]).all():
+        return False
+    sides = ("right", "left") if first < second else ("left", "right")
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom, top - NAME_ROWS)
+    for value, color, name, side in zip((first, second), colors, names, sides, strict=True):
+        ax.text(value, top, name, color=color, ha=side, va="bottom", fontsize=9.5)
     return True
 
 
