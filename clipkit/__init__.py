@@ -13,6 +13,7 @@ import clipkit.probes.classifiers  # noqa: F401
 from clipkit import analysis
 from clipkit.base.lazy import lazy_names
 from clipkit.base.version import __version__
+from clipkit.base.views import NAMES as KNOWN_NAMES
 from clipkit.base.views import QUESTIONS, VIEWS
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ __all__ = [
     "write",
 ]
 HELPERS = {
-    *("Any", "HELPERS", "NAMES", "QUESTIONS"),
+    *("Any", "HELPERS", "KNOWN_NAMES", "NAMES", "QUESTIONS"),
     *("TYPE_CHECKING", "VIEWS", "functools"),
     *("annotations", "clipkit", "lazy_names"),
 }
@@ -109,6 +110,19 @@ def _view_result(result: FeatureFile) -> str | None:
     return report.view(result)
 
 
+def _is_data_set(name: str) -> bool:
+    from clipkit.datasets.registry import REGISTRY
+
+    return name in REGISTRY
+
+
+def _is_prompt_set(name: str) -> bool:
+    from clipkit.prompts import bundled
+
+    return name in bundled.list_files()
+
+
+KNOWN_NAMES.update({"data set": _is_data_set, "prompt set": _is_prompt_set})
 VIEWS["result"] = VIEWS["probe"] = _view_result
 for _name in analysis.names():
     QUESTIONS[_name] = functools.partial(analysis.find, _name)

@@ -110,6 +110,7 @@ class ClipkitGroup(CommandGroup):
         words = list(map(_as_stream, typed))
         command = _command_path(self, words)
         signals.set_command(command)
+        suggestions.set_typed(words)
         extra["standalone_mode"] = False
         try:
             if not HELP.intersection(words):
@@ -128,6 +129,8 @@ class ClipkitGroup(CommandGroup):
             code = BROKEN_PIPE
         except Exception as error:
             code = _report_error(error, command, is_debugged="--debug" in words)
+        finally:
+            suggestions.set_typed(())
         with contextlib.suppress(OSError, ValueError):  # what was written before an error
             console.data().flush()
         sys.exit(code)

@@ -112,7 +112,8 @@ def test_a_file_for_convert_is_refused_elsewhere_with_the_line_that_imports_it(t
     path.write_bytes(b"other content")
     for command in ("info", "probe"):
         line = fails(command, path)
-        assert line.endswith(f"; hint: if it holds features: clipkit convert {path} x.h5\n")
+        made = f"clipkit convert {path} x.h5 && clipkit {command} x.h5"
+        assert line.endswith(f"; hint: if it holds features: {made}\n")
 
 
 def test_the_documentation_and_the_help_name_every_ending():

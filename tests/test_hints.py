@@ -79,18 +79,43 @@ def test_two_files_are_not_to_be_swapped_if_that_would_not_help(line, here):
 
 
 MADE = (
-    ("logits photos texts.h5", "clipkit embed photos -o photos.h5"),
-    ("logits shapes texts.h5", "clipkit embed shapes -o shapes.h5"),
-    ("probe photos", "clipkit embed photos -o photos.h5"),
-    ("logits images.h5 prompts.txt", "clipkit textembed prompts.txt -o prompts.h5"),
-    ("retrieve images.h5 captions.tsv", "clipkit textembed --captions captions.tsv -o captions.h5"),
-    ("align images.h5 captions.tsv", "clipkit textembed --captions captions.tsv -o captions.h5"),
+    (
+        "logits photos texts.h5 -t 0.5",
+        "embed photos --model m -o photos.h5 && clipkit logits photos.h5 texts.h5 -t 0.5",
+    ),
+    (
+        "logits shapes texts.h5",
+        "embed shapes --model m -o shapes.h5 && clipkit logits shapes.h5 texts.h5",
+    ),
+    ("probe photos -C 2", "embed photos -o photos.h5 && clipkit probe photos.h5 -C 2"),
+    (
+        "logits images.h5 prompts.txt",
+        "textembed prompts.txt --model m -o prompts.h5 && clipkit logits images.h5 prompts.h5",
+    ),
+    (
+        "zeroshot images.h5 cifar10 --per-class",
+        "textembed --classes cifar10 --model m -o cifar10.classes.h5 && "
+        "clipkit zeroshot images.h5 cifar10.classes.h5 --per-class",
+    ),
+    (
+        "entropy images.h5 generic16",
+        "textembed generic16 --model m -o generic16.h5 && clipkit entropy images.h5 generic16.h5",
+    ),
+    (
+        "retrieve images.h5 captions.tsv",
+        "textembed --captions captions.tsv --model m -o captions.h5 && "
+        "clipkit retrieve images.h5 captions.h5",
+    ),
+    (
+        "align images.h5 captions.tsv",
+        "textembed --captions captions.tsv -o captions.h5 && clipkit align images.h5 captions.h5",
+    ),
 )
 
 
 @pytest.mark.parametrize(("line", "maker"), MADE)
 def test_what_is_no_feature_file_yet_is_refused_with_the_line_that_makes_one(line, maker, here):
-    assert f"; hint: make one with: {maker}" in fails(*line.split())
+    assert f"; hint: make one with: clipkit {maker}" in fails(*line.split())
 
 
 WRONG_KIND = (

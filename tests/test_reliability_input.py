@@ -345,7 +345,7 @@ def test_a_file_made_by_hand_is_read(tmp_path, kind):
 def test_the_wrong_kind_names_the_command_that_makes_the_right_one(tmp_path):
     images = write_feature_file(tmp_path / "img.h5")
     for words, message in (
-        (("entropy", images), f"expected logits, got images; hint: add texts: {images} "),
+        (("entropy", images), "expected logits, got images; hint: add texts: clipkit textembed "),
         (("logits", images, images), "expected texts, got images; hint: make one with: clipkit te"),
     ):
         refused(clipkit(*words), 1, f"{images}: {message}")

@@ -22,19 +22,20 @@ STAND_INS = ("clipkit", "python", "mkdir", "ln", "hf", "cat")
 
 
 def run(line, folder):
-    """Run a line in bash with stand-ins, which write down their words; return these."""
+    """Run a line in bash with stand-ins, which write down their arguments; return these."""
     programs = folder / "programs"
     programs.mkdir(exist_ok=True)
     for name in STAND_INS:
         stand_in = programs / name
-        stand_in.write_text('#!/bin/bash\nprintf "%s\\0" "$0" "$@" > "$WORDS"\n')
+        stand_in.write_text('#!/bin/bash\nprintf "%s\\0" "$@" >> "$WORDS"\n')
         stand_in.chmod(0o755)
     written = folder / "words"
+    written.unlink(missing_ok=True)
     environment = {"PATH": f"{programs}:/usr/bin:/bin", "WORDS": str(written)}
     done = subprocess.run(["bash", "-c", line], cwd=folder, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert not list(folder.rglob("CANARY"))
-    return written.read_text().split("\0")[1:-1]
+    return written.read_text().split("\0")[:-1]
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_typed: list[str] = []  # the words of the command line that runs; none in Python
 
 
 def command(*words: object) -> str:
@@ -26,6 +28,27 @@ def then(*commands: str) -> str:
     "mkdir 'a b' && ls"
     """
     return " && ".join(commands)
+
+
+def set_typed(words: Sequence[str]) -> None:
+    """Remember the command line that runs, from the command on; no words end it."""
+    _typed[:] = words
+
+
+def again(replaced: Mapping[str, Sequence[object]], *further: object) -> str:
+    """Return the command line that runs, with others in place of some words, and further ones.
+
+    It is "" if one of these words was not typed, as in Python.
+    """
+    if not _typed or not set(replaced) <= set(_typed):
+        return ""
+    words = itertools.chain.from_iterable(replaced.get(word, [word]) for word in _typed)
+    return command("clipkit", *words, *further)
+
+
+def made(by: str, replaced: Mapping[str, Sequence[object]]) -> str:
+    """Return the command that makes a missing input, and then the one that lacked it."""
+    return then(*filter(None, [by, again(replaced)]))
 
 
 def path(name: str | os.PathLike[str]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 # By the kind of a file: what returns its HTML, or None
 VIEWS: dict[str, Callable[[Any], str | None]] = {}
+# By `data set` and `prompt set`: what tells whether one has a name
+NAMES: dict[str, Callable[[str], bool]] = {}
 # By the command of a question: what returns its record, an `Analysis`
 QUESTIONS: dict[str, Callable[[], Any]] = {}
 

@@ -20,7 +20,7 @@ from clipkit.base import console, suggestions
 from clipkit.base.errors import UsageError
 from clipkit.base.files import check_one_stream
 from clipkit.base.options import expand_groups, options_of
-from clipkit.commands._options import TYPED, with_settings, with_typer
+from clipkit.commands._options import with_settings, with_typer
 from clipkit.features.endings import FEATURE_ENDINGS, PICTURES
 
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
@@ -158,7 +158,6 @@ class ClipkitCommand(TyperCommand):
             _check_dashes(args, self.params)
         ctx.allow_extra_args = True
         typed = list(args)  # Click empties its list
-        ctx.meta[TYPED] = _typed_line(ctx, typed)
         rest = super().parse_args(ctx, args)
         if ctx.resilient_parsing:
             return rest
@@ -239,15 +238,6 @@ class ClipkitCommand(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words of the usage line. Hidden arguments, which have no name, give none."""
         return [piece for piece in super().collect_usage_pieces(ctx) if piece != "[]"]
-
-
-def _typed_line(ctx: Any, args: list[str]) -> str:
-    """Return the command line of which a context's command got the last words."""
-    names: list[str] = []
-    while ctx.parent is not None:
-        names.insert(0, str(ctx.info_name))
-        ctx = ctx.parent
-    return f"clipkit {suggestions.command(*names, *args)}"
 
 
 def _path_of(ctx: Any) -> str:

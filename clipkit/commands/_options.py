@@ -69,9 +69,6 @@ def _check_columns(ctx: typer.Context, values: list[str] | None) -> list[str] | 
     return names or None
 
 
-TYPED = "typed"  # member of a context: the command line, quoted
-
-
 def option_table(app: Any) -> dict[str, dict[str, Option]]:
     """Return the options of each command, by the names of their parameters."""
     table: dict[str, dict[str, Option]] = {}

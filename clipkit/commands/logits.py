@@ -63,7 +63,9 @@ def logits(
     outputs = Report(output, force=force)
     outputs.check_output(images, texts if random is None else None, seeds=seeds)
     with features.open_file(images, kinds=["images"], swapped=(texts, ["texts"])) as image_file:
-        text_file = features.read(texts, kinds=["texts"]) if random is None else image_file
+        text_file = image_file
+        if random is None:
+            text_file = features.read(texts, kinds=["texts"], swapped=(images, ["images"]))
         scale = compatibility.common_logit_scale(image_file, text_file)
         temperatures = parse_temperatures(split_words([temperature]), scale)
         if len(temperatures) != 1:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from clipkit.base import suggestions
 from clipkit.base.errors import ClipkitError
 from clipkit.base.options import options_of
-from clipkit.commands._options import TYPED, option_table
+from clipkit.commands._options import option_table
 
 if TYPE_CHECKING:
     from clipkit.analysis.question import Analysis
@@ -82,9 +81,8 @@ def _more_line(ctx: Any, analysis: Analysis, values: Mapping[str, Any], growth: 
     made_by = _embed_line(ctx, entry, suggestions.path(more))
     if not made_by:
         return ""
-    words = shlex.split(ctx.meta[TYPED])
-    words[words.index(path)] = suggestions.path(more)
-    return suggestions.then(made_by, suggestions.command(*words, *_replacing(ctx)))
+    asked = suggestions.again({path: [suggestions.path(more)]}, *_replacing(ctx))
+    return suggestions.then(made_by, asked)
 
 
 def _replacing(ctx: Any) -> list[str]:
@@ -103,7 +101,7 @@ def _control_line(ctx: Any, analysis: Analysis, values: Mapping[str, Any]) -> st
         return ""
     control = Path(inputs[0]).with_name("control.h5")
     further = [options["control"].flag, suggestions.path(control), *_replacing(ctx)]
-    line = f"{ctx.meta[TYPED]} {suggestions.command(*further)}"
+    line = suggestions.again({}, *further)
     if control.exists():
         return line if _is_control(control, images) else ""
     untrained = {**images, "model": {**images.model, "untrained": UNTRAINED}}

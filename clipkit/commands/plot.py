@@ -280,7 +280,8 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
                 images, texts = values["file"], values[TEXTS]
                 source = features.open_file(images, kinds=["images"], swapped=(texts, ["texts"]))
                 image_file = opened.enter_context(source)
-                files = [similarity.pair(image_file, features.read(texts, kinds=["texts"]))]
+                text_file = features.read(texts, kinds=["texts"], swapped=(images, ["images"]))
+                files = [similarity.pair(image_file, text_file)]
                 inputs += files
             elif picture.kinds:
                 other = values.get("dataset", [None])[0]

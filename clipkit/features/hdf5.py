@@ -22,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from clipkit.base import console, suggestions
+from clipkit.base import console, suggestions, views
 from clipkit.base.errors import ClipkitError, InputError, WriteError, brief
 from clipkit.base.files import (
     DISK_FULL_HINT,
@@ -132,7 +132,7 @@ def open_file(
             hint = _swap_hint(kinds, kind, swapped)
             if hint is not None:
                 raise ClipkitError(error.message, hint) from None
-            error.hint = _maker_hint(source, kinds, error)
+            error.hint = _maker_hint(source, kinds, error, swapped)
             raise
         yield file
 
@@ -170,11 +170,13 @@ def check_kind(file: FeatureFile, kinds: Sequence[str]) -> None:
         if "result" not in kinds:
             command.append("--keep")
         make = suggestions.command("clipkit", command[0], name, *command[1:], *output)
-        hint = f"make one with: {make}"
-    if kinds == ["logits"] and file.kind == "images":
+        hint = f"make one with: {suggestions.made(make, {file.display_name: output[1:]})}"
+    if kinds == ["logits"] and file.kind == "images" and name == display_name(STREAM):
+        hint = "add texts: - TEXTS"
+    elif kinds == ["logits"] and file.kind == "images":
         texts = f"{stem}.classes.h5"
         make = suggestions.command("clipkit", "textembed", "--classes", name, "-o", texts)
-        hint = f"add texts: {suggestions.command(name, texts)}; make them with: {make}"
+        hint = f"add texts: {suggestions.made(make, {file.display_name: [name, texts]})}"
     if kinds == ["logits"] and file.kind == "texts":
         hint = f"put images before it: IMAGES {suggestions.command(name)}"
     if kinds == ["logits"] and not has_text_tower(file):
@@ -198,53 +200,61 @@ def _swap_hint(kinds: Sequence[str], kind: str, swapped: Other | None) -> str | 
     return f"swap the two: {name} holds the {other.kind}" if is_swapped else None
 
 
-def _maker_hint(source: str, kinds: Sequence[str], error: InputError) -> str | None:
-    """Return the line that makes a feature file of an input that is none, or the error's hint."""
+def _maker_hint(
+    source: str, kinds: Sequence[str], error: InputError, other: Other | None
+) -> str | None:
+    """Return the lines that make a feature file of an input that is none, or the error's hint."""
     path = Path(source)
-    ending = path.suffix.lower()
     if source == STREAM:
         return error.hint
     if not path.exists():
-        return _missing_hint(path, kinds) or error.hint
+        return _missing_hint(path, kinds, other) or error.hint
     if path.is_dir():
         inside = next(path.glob(f"*{FEATURE_ENDINGS[0]}"), None)
         if inside is not None:
             return f"name a file in it, such as {inside}"
-    if ending in FEATURE_ENDINGS:
+    if path.suffix.lower() in FEATURE_ENDINGS:
         return error.hint
-    if ending in READABLE and path.is_file():
-        made = suggestions.path(f"{path.stem}.h5")
+    made = path.with_name(f"{path.stem}{FEATURE_ENDINGS[0]}").name
+    if path.suffix.lower() in READABLE and path.is_file():
         convert = suggestions.command("clipkit", "convert", suggestions.path(source), made)
-        return f"if it holds features: {convert}"
+        return f"if it holds features: {suggestions.made(convert, {source: [made]})}"
     if not kinds:
         return error.hint
-    made = path.with_name(f"{path.stem}.h5").name
     if Path(made).exists():
         return f"did you mean {made}?"
-    output = ["-o", made]
-    words = suggestions.command(suggestions.path(source), *output)
-    header = _header(path) if ending in TABLES_OF_CLASSES else set()
+    header = _header(path) if path.suffix.lower() in TABLES_OF_CLASSES else set()
     if "texts" in kinds and header & IDS and not header & CAPTIONS:
         return f"if it is a table of attributes: --table {suggestions.command(source)}"
+    words = _making(path, kinds, header)
+    if not words:
+        return error.hint
+    make = suggestions.command("clipkit", *words, *_model_options(other), "-o", made)
+    hint = f"make one with: {suggestions.made(make, {source: [made]})}"
+    if "--captions" in words:
+        hint += "; leave out --captions if they belong to no images"
+    return hint
+
+
+def _making(path: Path, kinds: Sequence[str], header: set[str]) -> list[str]:
+    """Return the command that makes a feature file of an input that is none, without its output."""
+    name, ending = suggestions.path(path), path.suffix.lower()
     if "texts" in kinds and ending in TABLES_OF_CLASSES and "image" not in header:
-        options = ["--classes", source, "--template", "{}", *output]
-        make = suggestions.command("clipkit", "textembed", *options)
-        return f"make one with: {make}"
+        return ["textembed", "--classes", str(path), "--template", "{}"]
     if "texts" in kinds and ending in CAPTION_TABLES:
-        make = f"clipkit textembed --captions {words}"
-        return f"make one with: {make}; leave out --captions if they belong to no images"
+        return ["textembed", "--captions", name]
     if "texts" in kinds and ending == ".txt":
-        return f"make one with: clipkit textembed {words}"
+        return ["textembed", name]
     if "images" in kinds or ("logits" in kinds and (path.is_dir() or ending in PICTURES)):
-        return f"make one with: clipkit embed {words}"
-    return error.hint
+        return ["embed", name]
+    return []
 
 
-def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
+def _missing_hint(path: Path, kinds: Sequence[str], other: Other | None) -> str | None:
     """Return what was meant by the name of a file that does not exist."""
-    name, source = path.name, suggestions.command(str(path))
+    name, source = path.name, str(path)
     if path.suffix.lower() in PICTURES:
-        return f"to write it: -o {source}"
+        return f"to write it: {suggestions.again({source: ['-o', source]})}"
     ending = FEATURE_ENDINGS[0]
     known = sorted(other.name for other in itertools.islice(path.parent.glob(f"*{ending}"), 1000))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
@@ -254,19 +264,44 @@ def _missing_hint(path: Path, kinds: Sequence[str]) -> str | None:
         return f"did you mean {path.with_name(near[0])}?"
     if NUMBER.fullmatch(name):
         return "give several values of an option by commas, or repeat the option"
+    made = f"{name}{ending}"
     is_name = not path.suffix and path.parent == Path()
     if "images" in kinds and is_name:  # such as a data set
-        return f"make one with: clipkit embed {source} -o {suggestions.command(f'{name}.h5')}"
+        options = [*_model_options(other), "-o", made]
+        make = suggestions.command("clipkit", "embed", source, *options)
+        return f"make one with: {suggestions.made(make, {source: [made]})}"
     if "texts" not in kinds or path.suffix in FEATURE_ENDINGS:
         return None
     if "," in name and is_name:
         return "write the names to a file, one a line: clipkit textembed --classes FILE -o txt.h5"
     if any(map(str.isspace, name)):
-        return f"to embed it as a prompt: echo {source} | clipkit textembed - -o prompt.h5"
+        embed = suggestions.command("clipkit", "textembed", "-", *_model_options(other))
+        asked = suggestions.again({source: ["-"]}) or "clipkit"
+        return f"to embed it as a prompt: {suggestions.command('echo', source)} | {embed} | {asked}"
     if not is_name:
         return None
-    output = suggestions.command(f"{name}.h5")
-    return f"if it is a prompt set: clipkit textembed {source} -o {output}"
+    words = [source]
+    if views.NAMES["data set"](name):
+        made, words = f"{name}.classes{ending}", ["--classes", source]
+    elif not views.NAMES["prompt set"](name):
+        return None
+    options = [*_model_options(other), "-o", made]
+    make = suggestions.command("clipkit", "textembed", *words, *options)
+    return f"make one with: {suggestions.made(make, {source: [made]})}"
+
+
+def _model_options(other: Other | None) -> list[str]:
+    """Return the options that embed by the model of another input, if it is a feature file."""
+    if other is None or other[0] in (None, STREAM):
+        return []
+    try:
+        with _open(str(other[0])) as file:
+            model = file.history.model
+    except ClipkitError:
+        return []
+    name = model.get("python", model.get("name"))
+    untrained = ["--untrained", str(model["untrained"])] if "untrained" in model else []
+    return ["--model", str(name), *untrained] if name else []
 
 
 def _header(path: Path) -> set[str]:
