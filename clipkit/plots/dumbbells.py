@@ -116,6 +116,8 @@ def ways(
     )
     rows.axes.set_xlim(0, 101)
     rows.axes.set_xlabel(f"{what} (%)")
-    rows.axes.set_title("lines: 95 % intervals, or ranges", loc="left", color=style.GREY)
-    style.add_legend(rows.figure, rows.handles, rows.labels)
+    facts = ["lines: 95 % intervals, or ranges", "strokes: chance"]
+    if np.isfinite(np.asarray(control.values)).any():
+        facts.append("triangles: untrained control")
+    rows.axes.set_title("; ".join(facts), loc="left", color=style.GREY)
     return rows.figure

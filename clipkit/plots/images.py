@@ -91,7 +91,7 @@ def draw_contact_sheet(dataset: Dataset) -> Drawn:
     else:
         titles = [dataset.class_names[label] for label in images.labels]
         source += f", {len(dataset.class_names):,} classes"
-    title = f"{console.count(len(images), 'image')} of {dataset.name}"
+    title = f"{console.count(len(images), 'image')} from {dataset.name}"
     return contact_sheet(read_tiles(images, split), titles, title=title), source
 
 
