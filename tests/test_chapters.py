@@ -347,7 +347,7 @@ def test_resolution_ends_with_a_picture_and_paired_differences(make, tmp_path):
     page = (folder / "report.md").read_text()
     for name in ("embeddings.sizes", "generic32.sizes"):
         assert f"]({name}.png)" in page
-    table = tables(page.partition("## shapes, test")[2].partition("Differences from")[0])
+    table = tables(page.partition("## shapes, test")[2].partition("Paired differences from")[0])
     assert table["px16.svm.h5"]["model"] == "tiny at 16 px"
     assert table["px16.svm.h5"]["untrained control (%)"]
     runs = read(folder / "embeddings.sizes.h5").rows()

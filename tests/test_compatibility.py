@@ -83,7 +83,7 @@ def test_rows_of_imports_without_ids_are_compared_within_one_import_alone(import
     assert read(imports / "c.h5").history[-1]["same_rows"]
     page = " ".join(ok("report", pa, pb, qa).stdout.split())
     assert "These images were imported without ids" in page
-    assert page.count("Differences from") == 1
+    assert page.count("Paired differences from") == 1
     assert "| qa.h5 " in page[page.index("against pa.h5") :]
     assert page.count("| pb.h5 ") == 1  # in its own table
 

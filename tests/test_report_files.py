@@ -176,7 +176,7 @@ def test_a_result_of_several_runs_is_shown_and_not_compared(tmp_path):
     assert tables(text)["b.h5"]["runs"] == "3"
     assert "#### b.h5: 3 runs" in text
     assert [tables(text)[f"{run}"]["accuracy (%)"][:5] for run in range(3)] == ["49.50"] * 3
-    assert "several runs are not among the paired differences: b.h5" in " ".join(text.split())
+    assert "Not compared, since they have several runs: b.h5" in " ".join(text.split())
     assert "McNemar" not in text
 
 

@@ -106,12 +106,11 @@ class SameImages:
         blocks: list[Block] = [self._heading(), self._accuracies(), *self._notes()]
         single = [one for one in self.results if one.has_one_run and not one.untestable]
         blocks += SameImages(single)._paired_differences()
-        several = [scored for scored in self.results if not scored.has_one_run]
+        several = [scored for scored in self.trained if not scored.has_one_run]
         if several and len(self.results) > 1:
             blocks.append(
-                "Results with several runs are not among the paired differences: "
-                f"{_names(several)}. Choose a run with clipkit compare --run or clipkit probe "
-                "--val."
+                f"Not compared, since they have several runs: {_names(several)}. Choose one with "
+                "clipkit compare --run or clipkit probe --val."
             )
         return blocks
 
@@ -253,8 +252,8 @@ class SameImages:
         others = [one for one in self.results if one.is_control and one.name not in matched]
         if self.trained and others:
             blocks.append(
-                "Not among the paired differences, since no result was made in the same way from "
-                f"the same prompts: {_names(others)}."
+                "Not compared, since no result was made in the same way from the same prompts: "
+                f"{_names(others)}."
             )
         unknown = [scored for scored in self.results if not scored.settings]
         if unknown and others:
@@ -347,7 +346,7 @@ def _differences_from_controls(pairs: Sequence[tuple[Scored, Scored]]) -> list[B
         compared,
         ["against its control", "control"],
         "the control",
-        "of results from their own untrained controls on the same images",
+        "of results from their own untrained controls",
         f"{TRAINING_IMAGES} or of random weights",
     )
 

@@ -80,10 +80,7 @@ def difference_table(
     p = " or ".join(dict.fromkeys(names))
     if len(pairs) > 1:
         p += ", corrected for all rows by Holm's method"
-    text = (
-        f"Differences {which}, paired, with {p}. The 95 % intervals cover another draw of test "
-        f"images, but not {not_covered}."
-    )
+    text = f"Paired differences {which}: {p}. The 95 % intervals do not cover {not_covered}."
     return [text, Table(header, cells, len(label_header), [pair.source for pair in pairs])]
 
 

@@ -149,10 +149,9 @@ COLUMNS = (
 
 
 EXPLANATION = (
-    "The table has the mean recall per value of each attribute. *Zeroshot* is by words alone, and "
-    "*other words* is the same with other texts in the place of the words. The other columns are "
-    "of probes: *names* on the similarities with the words, *random* on as many random "
-    "directions, *probe* on the whole embedding, and *control* on the untrained control. *Reach* "
+    "The mean recall per value. *Zeroshot* is by words alone, and *other words* is by other texts. "
+    "The others are of probes: *names* on the similarities with the words, *random* on as many "
+    "random directions, *probe* on the embedding, *control* on the untrained control's. *Reach* "
     "is (zeroshot − chance) / (probe − chance). Brackets have a 95 % interval over test images or, "
     "for random directions and controls, the range."
 )

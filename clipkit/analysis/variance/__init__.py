@@ -112,10 +112,9 @@ COLUMNS = (
 )
 
 SHARES = (
-    "The share is the part of the variance of the embeddings that an attribute explains (adjusted "
-    "R²). *Unique* is what the regression on all attributes loses without this one, over the "
-    "images that have all attributes. It exceeds the share where other attributes hide a part. "
-    "95 % of unrelated attributes have a share below *null95*."
+    "The share of the variance of the embeddings that an attribute explains (adjusted R²). "
+    "*Unique* is what the regression on all attributes loses without it. 95 % of unrelated "
+    "attributes have a share below *null95*."
 )
 
 
