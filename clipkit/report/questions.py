@@ -48,6 +48,7 @@ from clipkit.report.blocks import (
     Drawing,
     Fact,
     Heading,
+    Measurement,
     Number,
     Page,
     Picture,
@@ -361,7 +362,10 @@ def _draw_pairs(pairs: Sequence[ModelPair]) -> Drawn:
             one = pair.first if pair.models[0] == model else pair.second
             of_model.append(one.measure().value)
         values.append(Points(of_model, of_model, of_model))
-    decided = [math.copysign(1, low) == math.copysign(1, high) for low, high in map(_ends, pairs)]
+    decided = []
+    for pair in pairs:
+        low, high = claims.paired_limits(pair.row)
+        decided.append(low > 0 or high < 0)
     names = [describe(pair.first) for pair in pairs]
     what = pairs[0].first.main
     kinds = {what: (values[0], values[1])}
@@ -375,29 +379,27 @@ def _draw_pairs(pairs: Sequence[ModelPair]) -> Drawn:
     return figure, results.sources_label(files, [pairs[0].first.split])
 
 
-def _ends(pair: ModelPair) -> tuple[float, float]:
-    return claims.paired_limits(pair.row)
-
-
 def _draw_ways(best: Sequence[Way]) -> Drawn:
     """Draw the accuracy of the best of each way of asking."""
     measured = [way.measurement for way in best]
     values = [one.value for one in measured]
     accuracy = Points(values, [one.low for one in measured], [one.high for one in measured])
-    no_number = float("nan")
-    of_controls = []
-    for way in best:
-        control = way.control
-        of_controls.append(
-            (no_number,) * 3 if control is None else (control.value, control.low, control.high)
-        )
-    control_points = Points(*map(list, zip(*of_controls, strict=True)))
+    controls = [way.control or Measurement(math.nan) for way in best]
+    control_points = Points(
+        [one.value for one in controls],
+        [one.low for one in controls],
+        [one.high for one in controls],
+    )
     names = way_labels(best)
-    several = len({way.of for way in best}) > 1
+    datasets, _, models = map(set, zip(*[way.of for way in best], strict=True))
     parts = []
     for way, value in zip(best, values, strict=True):
-        of = way.of[-1] if len({way.of[-1] for way in best}) > 1 else " ".join(way.of[:1])
-        name = " ".join(filter(None, [of * several, way.kind]))
+        dataset, _, model = way.of
+        name = way.kind
+        if len(models) > 1:
+            name = f"{model} {name}"
+        elif len(datasets) > 1:
+            name = f"{dataset} {name}"
         parts.append(f"{name} {100 * value:.1f} %")
     what = main_of(best)
     lead = "Right" if what == ACCURACY else what.capitalize()
