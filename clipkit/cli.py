@@ -232,7 +232,8 @@ def _explain_option(name: str, ctx: Any) -> ClipkitError:
     arguments = [_name_of(one) for one in shown if not one.opts[0].startswith("-")]
     meant = meant_by(name, [*options, *arguments])
     if meant and meant[0] in arguments:
-        return UsageError(f"No such option: {name}", f"give it without an option: {usage_of(ctx)}")
+        line = suggestions.again({name: []}) or usage_of(ctx)
+        return UsageError(f"No such option: {name}", f"give it without an option: {line}")
     known = [one.opts[0] for one in shown if one.opts[0].startswith("-")]
     hint = f"known: {listed(known, MAX_LISTED)}"
     return unknown_option(name, options, f"{_elsewhere(name, ctx.command.name)}{hint}")

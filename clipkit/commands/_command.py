@@ -190,7 +190,7 @@ class ClipkitCommand(TyperCommand):
         ending = Path(extra).suffix.lower()
         outputs = [one for one in self.params if "--output" in one.opts]
         if ending in PICTURES and outputs:
-            return f"to write it: -o {suggestions.command(extra)}"
+            return f"to write it: {suggestions.again({extra: ['-o', extra]})}"
         if ending in FEATURE_ENDINGS or Path(extra).exists():
             return ""
         place = args.index(extra)
@@ -204,8 +204,9 @@ class ClipkitCommand(TyperCommand):
         options = options_of(expand_groups(with_settings(self.function)))
         for record in options.values():
             if start < place - 1 and record.has_commas and args[start] in record.names:
-                values = ",".join(args[start + 1 : place + 1])
-                return f"separate several by commas: {args[start]} {suggestions.command(values)}"
+                first, *others = args[start + 1 : place + 1]
+                joined = {first: [",".join([first, *others])]} | {word: [] for word in others}
+                return f"separate several by commas: {suggestions.again(joined)}"
         return ""
 
     def get_params(self, ctx: Any) -> list[Any]:

@@ -36,7 +36,9 @@ OF_TABLE = f"a {WITH_COLUMNS}"
 def _refuse_output_option(_: typer.Context, is_given: bool) -> None:
     """Refuse the option that names the output of all other commands."""
     if is_given:
-        hint = "the output is the second argument: clipkit convert INPUT OUTPUT"
+        lines = [suggestions.again({option: []}) for option in OUTPUT]
+        line = next(filter(None, lines), "clipkit convert INPUT OUTPUT")
+        hint = f"the output is the second argument: {line}"
         raise UsageError(f"No such option: {', '.join(OUTPUT)}", hint)
 
 

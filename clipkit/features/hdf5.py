@@ -56,7 +56,7 @@ from clipkit.features.model import (
     sha256_of,
     stored_array,
 )
-from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower
+from clipkit.features.provenance import IMAGES_ALONE_HINT, has_text_tower, texts_hint
 from clipkit.features.validation import finite_blocks, validate
 
 MAKERS = {
@@ -171,12 +171,8 @@ def check_kind(file: FeatureFile, kinds: Sequence[str]) -> None:
             command.append("--keep")
         make = suggestions.command("clipkit", command[0], name, *command[1:], *output)
         hint = f"make one with: {suggestions.made(make, {file.display_name: output[1:]})}"
-    if kinds == ["logits"] and file.kind == "images" and name == display_name(STREAM):
-        hint = "add texts: - TEXTS"
-    elif kinds == ["logits"] and file.kind == "images":
-        texts = f"{stem}.classes.h5"
-        make = suggestions.command("clipkit", "textembed", "--classes", name, "-o", texts)
-        hint = f"add texts: {suggestions.made(make, {file.display_name: [name, texts]})}"
+    if kinds == ["logits"] and file.kind == "images":
+        hint = texts_hint(file)
     if kinds == ["logits"] and file.kind == "texts":
         hint = f"put images before it: IMAGES {suggestions.command(name)}"
     if kinds == ["logits"] and not has_text_tower(file):

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from clipkit.base import suggestions
 from clipkit.base.errors import ClipkitError, shorten
+from clipkit.base.files import STREAM, display_name
 from clipkit.features.history import Entry
 from clipkit.features.model import FeatureFile
 from clipkit.features.model_settings import feature_name, name_suffix
@@ -173,6 +175,16 @@ def _prompts(entry: Entry) -> str:
     if templates:
         return shorten(templates[0])
     return shorten(entry.get("prompts", ""))
+
+
+def texts_hint(file: FeatureFile) -> str:
+    """Return the lines that add texts to images, for a command that takes both."""
+    name = suggestions.path(file.display_name)
+    if name == display_name(STREAM):
+        return "add texts: - TEXTS"
+    texts = Path(name).with_suffix(".classes.h5").name
+    make = suggestions.command("clipkit", "textembed", "--classes", name, "-o", texts)
+    return f"add texts: {suggestions.made(make, {file.display_name: [name, texts]})}"
 
 
 def has_text_tower(file: FeatureFile) -> bool:

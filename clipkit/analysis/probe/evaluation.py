@@ -34,6 +34,7 @@ from clipkit.features.arguments import Features, Several, as_file, as_list, chec
 from clipkit.features.history import drop_none
 from clipkit.features.matching import hash_rows, join_named
 from clipkit.features.model import FeatureFile, Split
+from clipkit.features.provenance import texts_hint
 from clipkit.features.validation import MAX_COUNTED
 from clipkit.probes import classifiers, sweeps
 from clipkit.probes.classifiers import Classifier
@@ -459,7 +460,7 @@ def _choose_temperatures(
         raise UsageError(
             f"{file.display_name}: expected logits for temperatures or probabilities, "
             "got image embeddings",
-            "add texts: IMAGES TEXTS",
+            texts_hint(file),
         )
     return [None]
 

@@ -25,7 +25,7 @@ from clipkit.analysis.results import Row, make_result
 from clipkit.analysis.retrieve import rank_metrics
 from clipkit.analysis.retrieve.ranks import Chance, Ranks, chance
 from clipkit.analysis.row_clusters import find_clusters
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import ClipkitError, UsageError
 from clipkit.base.matrices import Float32, Floats, Int64
 from clipkit.features import matching, similarity
@@ -48,10 +48,6 @@ from clipkit.statistics.dependence import (
     unless_separate,
 )
 
-ZEROSHOT_HINT = (
-    "these are prompts of classes: clipkit zeroshot measures them, on what clipkit logits makes of "
-    "the two files"
-)
 TASKS = ("image_retrieval", "text_retrieval")
 DEFAULT_K = (1, 5, 10)
 BLOCK_BYTES = 1 << 26  # of cosines
@@ -250,7 +246,10 @@ def pair(
     known = np.flatnonzero(found.places >= 0)
     used, numbers = np.unique(found.places[known], return_inverse=True)
     if not quiet:
-        _check_partners(texts, rows, found, common)
+        zeroshot = suggestions.command(
+            "clipkit", "zeroshot", images.display_name, texts.display_name
+        )
+        _check_partners(texts, rows, found, common, zeroshot)
     image_rows = np.asarray(images.splits[split].features)[used]
     text_rows = np.asarray(texts.features)[known]
     return Pairs(
@@ -268,9 +267,12 @@ def _are_of_classes(texts: FeatureFile) -> bool:
 
 
 def _check_partners(
-    texts: FeatureFile, images: matching.Rows, found: matching.Found, common: bool
+    texts: FeatureFile, images: matching.Rows, found: matching.Found, common: bool, zeroshot: str
 ) -> None:
-    """Note or refuse texts without image and images without text; warn of equal texts."""
+    """Note or refuse texts without image and images without text; warn of equal texts.
+
+    `zeroshot` is the command that measures prompts of classes.
+    """
     if not texts.class_names and (found.places < 0).all():
         message = f"{texts.display_name} does not name the images of its texts"
         raise ClipkitError(message, CAPTIONS_HINT)
@@ -278,7 +280,7 @@ def _check_partners(
     image_ids = [names[number] for number in np.asarray(texts.class_index).tolist()]
     rows = matching.Rows(image_ids, "texts", texts.display_name)
     matching.note_rule(rows, found)
-    hint = ZEROSHOT_HINT if _are_of_classes(texts) else ""
+    hint = f"these are prompts of classes: {zeroshot}" if _are_of_classes(texts) else ""
     matching.check_partners(rows, images, found.places, "image", common, hint)
     text_of = np.full(len(images.ids), -1)
     has_image = np.flatnonzero(found.places >= 0)
