@@ -28,6 +28,7 @@ __all__ = ["spectrum"]
 
 SEED = 42
 MOST_NAMED = 4  # spectra in a title
+LATE = 0.9  # of a line: where a mark stands close to the name of the line
 
 
 def draw_spectra(files: Sequence[FeatureFile], split: Split = None) -> Drawn:
@@ -172,7 +173,10 @@ def spectrum(
         height = float(np.exp(np.interp(rank, index, np.log(falling))))
         ax.plot(rank, height, markersize=9, markeredgecolor="white", **look)
         ax.plot([rank, rank], [0, height], color=look["color"], linewidth=1, linestyle=":")
+        # right of the mark and above the falling line; at its end, where its name is, to the left
         place: dict[str, Any] = {"xytext": (7, 3), "textcoords": "offset points"}
+        if rank > LATE * len(falling):
+            place |= {"xytext": (-4, 8), "ha": "right"}
         ax.annotate(f"{rank:.1f}", (rank, height), color=look["color"], fontsize=9.5, **place)
     ax.set_yscale("log")
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
