@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 from shell import PROGRAMS, ok
-from test_vocabulary import FOR_DECIDED
+from test_vocabulary import FOR_DECIDED, REPLACED
 
 import clipkit as in_python
 
@@ -127,6 +127,7 @@ def test_an_ordinary_run_says_what_it_decides_or_what_would_decide_it(line, here
     assert lines
     for text in lines:
         assert not FOR_DECIDED.search(text), text
+        assert [word for word in REPLACED if re.search(rf"\b{word}\b", text, re.I)] == []
         if NOT_DECIDED in text:
             assert STEP.search(text), text
 

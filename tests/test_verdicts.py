@@ -160,7 +160,7 @@ def test_classes_without_a_right_image_are_named_if_equal_classes_would_not_have
 class World(NamedTuple):
     """N rows of K values, of which some are frequent, and how much rows are alike in two results.
 
-    Where nothing is to be found, there is nothing to find.
+    If `is_null`, there is nothing to find.
     """
 
     n: int
@@ -219,7 +219,7 @@ def decided(verdict):
 def attribute(world, random):
     """The group of an attribute that is held, learned and reached by words to some degree.
 
-    Where nothing is to be found, nothing is held, or the control holds as much.
+    With nothing to find, nothing is held, or the control holds as much.
     """
     held, kept, reach = random.uniform(0.1, 1), random.random(), random.uniform(-0.1, 1)
     false = (*LEARNED, claims.WITHOUT_TRAINING)
