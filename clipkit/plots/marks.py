@@ -194,8 +194,10 @@ def name_pair(ax: Axes, pair: ArrayLike, colors: Sequence[str], names: Sequence[
     sides = ("right", "left") if first < second else ("left", "right")
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top - NAME_ROWS)
+    # a line may pass behind a name
+    back = {"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 1}
     for value, color, name, side in zip((first, second), colors, names, sides, strict=True):
-        ax.text(value, top, name, color=color, ha=side, va="bottom", fontsize=9.5)
+        ax.text(value, top, name, color=color, ha=side, va="bottom", fontsize=9.5, bbox=back)
     return True
 
 
