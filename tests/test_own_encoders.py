@@ -132,6 +132,7 @@ def test_a_mistake_is_one_line(body, message):
     assert result.exit_code == 1, result.stderr
     (line,) = messages(result.stderr).splitlines()
     assert message in line
+    assert line.count("own.py:make") <= 1
     assert "bug in clipkit" not in line
     assert not Path("out.h5").exists()
 
@@ -269,7 +270,10 @@ def test_a_run_does_not_continue_with_another_helper_or_opened_file(folder, monk
 def test_a_history_without_a_digest_of_weights_is_noted(monkeypatch):
     monkeypatch.setattr(builtins, "_", np.ones(3), raising=False)  # as Python's shell does
     write("SCALE = 1", "its_helper.py")  # code, too
-    write("import its_helper\n" + CLASS.format(SIZES))
-    assert (
-        "own.py:make: its history has no digest of weights" in ok(*RUN, *OWN, "-o", "out.h5").stderr
-    )
+    code = "import its_helper\n" + CLASS.format(SIZES)
+    write(code)
+    note = "own.py:make: its history has no digest of weights: none were found; name their files in"
+    assert note in ok(*RUN, *OWN, "-o", "out.h5").stderr
+    write("", "weights.onnx")
+    write(f"{code}make.files = 'weights.onnx'")
+    assert note not in ok(*RUN, *OWN, "-o", "other.h5").stderr

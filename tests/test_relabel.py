@@ -9,7 +9,7 @@ import factories
 import numpy as np
 import pytest
 from factories import fails_with, feature_file, result_file, write_feature_file
-from shell import fails, ok
+from shell import clipkit, fails, ok
 
 from clipkit.analysis.relabeling import use_groups
 from clipkit.base.errors import ClipkitError
@@ -351,3 +351,11 @@ def test_parquet_columns_of_other_types_are_named(tmp_path, capsys):
     cells = parquet.read_cells(path.read_bytes(), "t.parquet")
     assert cells == {"id": ["a", "b"], "price": [1.5, None], "day": [None, "2024-02-29"]}
     assert "t.parquet: left out box (struct), size (duration)" in capsys.readouterr().err
+
+    images = write_feature_file(tmp_path / "images.h5")
+    ids = [f"{number}.png" for number in range(12)]
+    pq.write_table(pa.table({"id": ids, "box": [{"x": 1}] * 12, "colour": ["red"] * 12}), path)
+    result = clipkit("attributes", images, "--table", path, "--attribute", "box")
+    assert result.exit_code == 2
+    assert "t.parquet: box: expected texts, numbers, truth values, lists of " in result.stderr
+    assert result.stderr.endswith("got struct\n")

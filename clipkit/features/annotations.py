@@ -14,7 +14,7 @@ import operator
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -135,10 +135,13 @@ def read_annotations(
     """
     found = Annotations([], "labels")
     where = file.display_name
+    unread: dict[str, str] = {}
     if table is not None:
         opened = open_table(table)
         where = opened.name
         found = _read_table(file, opened, numbers, splits, common)
+        if opened.ending == ".parquet":
+            unread = import_parquet("clipkit.features.parquet").left_out(opened.data, where)
     if found.source == "table" and numbers == "alone":
         attributes = _numbers_alone(where, found.attributes, columns)
         found = replace(found, attributes=attributes)
@@ -154,7 +157,7 @@ def read_annotations(
     names: list[str] = []
     for name in columns or known:  # a name may hold commas
         names += [name] if name in known else split_words([name])
-    chosen = [_choose(known, name, where) for name in dict.fromkeys(names)]
+    chosen = [_choose(known, name, where, unread) for name in dict.fromkeys(names)]
     if found.source == "table":
         for attribute in chosen:
             if not attribute.is_class:
@@ -220,12 +223,17 @@ def read_attribute(
     return replace(annotations, attributes=attributes)
 
 
-def _choose(known: dict[str, Attribute], name: str, where: str) -> Attribute:
-    """Return an attribute, or the interaction of two."""
+def _choose(
+    known: dict[str, Attribute], name: str, where: str, unread: Mapping[str, str]
+) -> Attribute:
+    """Return an attribute, or the interaction of two. `unread` are columns of other types."""
     if name in known:
         return known[name]
     parts = name.split(INTERACTION)
     for part in parts:
+        if part in unread:
+            expected = "expected texts, numbers, truth values, lists of texts, dates or times"
+            raise UsageError(f"{where}: {part}: {expected}, got {unread[part]}")
         if part not in known:
             raise unknown(f"attribute of {where}", part, known)
         if known[part].is_number:

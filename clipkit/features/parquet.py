@@ -268,12 +268,22 @@ def read_cells(data: bytes, name: str) -> dict[str, list[Any]]:
         schema = pq.read_schema(source)
         _check_distinct(schema, name)
         names = [field.name for field in schema if _is_cell(field.type)]
-        others = [field for field in schema if not _is_cell(field.type)]
+        others = _other_types(schema)
         if others:
-            kinds = [f"{field.name} ({_type_name(field.type)})" for field in others]
+            kinds = [f"{column} ({kind})" for column, kind in others.items()]
             console.note(f"{name}: left out {abridged(kinds)}")
         with _open(source, len(data), schema, name, names) as file:
             return _values(file, names, name, len(data))
+
+
+def left_out(data: bytes, name: str) -> dict[str, str]:
+    """Return the columns that `read_cells` leaves out, and the type of each."""
+    with read_errors(name):
+        return _other_types(pq.read_schema(pa.BufferReader(data)))
+
+
+def _other_types(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: _type_name(field.type) for field in schema if not _is_cell(field.type)}
 
 
 def _open(

@@ -243,7 +243,8 @@ class Encoder(EncoderDescription):
         preprocessor = self._require("image", self._preprocessor)
         is_own = self.details.get("library") == own_encoder.LIBRARY
         hint = None if is_own else PROCESSOR_HINT
-        with single_line_errors(f"preprocess an image for {self.details['name']}", hint):
+        name = self.details["name"]
+        with named(name), single_line_errors(f"preprocess an image for {name}", hint):
             return step(preprocessor)
 
     def _run(self, **inputs: torch.Tensor) -> torch.Tensor:
@@ -251,7 +252,8 @@ class Encoder(EncoderDescription):
         hint = "try --precision fp32" if is_half else None
         if "image_size" in self.details:
             hint = SIZE_HINT
-        with single_line_errors(f"encode with {self.details['name']}", hint):
+        name = self.details["name"]
+        with named(name), single_line_errors(f"encode with {name}", hint):
             return self._tower(**inputs)
 
     def _to_array(self, embeddings: torch.Tensor) -> NDArray[np.float32]:
@@ -616,7 +618,8 @@ def _check_batch(
     try:
         rows = np.asarray(encode())
     except ClipkitError as error:
-        got = f"an error in a batch of 2: {error.message}"
+        reason = error.message.removeprefix(f"{encoder.details['name']}: ")
+        got = f"an error in a batch of 2: {reason}"
     else:
         if rows.shape == apart.shape:
             lengths = np.linalg.norm(apart, axis=1).clip(min=SMALLEST)

@@ -92,11 +92,14 @@ def _install_hint(message: str) -> str | None:
 
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
-    """Put the name of the model before a refusal that lacks it."""
+    """Put the name of the model before a refusal that lacks it.
+
+    `NAME: ...` has it, and so have `cannot load NAME: ...` and `cannot load NAME (line 3): ...`.
+    """
     try:
         yield
     except ClipkitError as error:
-        if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", error.message):
+        if re.match(rf"(cannot [^:]*)?{re.escape(name)}(: | \(line )", error.message):
             raise
         raise type(error)(f"{name}: {error.message}", error.hint) from error
 

@@ -264,7 +264,6 @@ class OwnTower:
 
     def __init__(self, own: Own, method: Callable[[Any], Any], what: str) -> None:
         self.what = what
-        self.name = own.name
         self.width = 0  # of the first batch
         doing = f"encode with {own.name}"
         self.unowned = own.calling(method, doing)
@@ -275,18 +274,17 @@ class OwnTower:
     def __call__(self, **inputs: Any) -> torch.Tensor:
         """Encode the only input: (N, D) in float32, of the width of the first batch."""
         (batch,) = inputs.values()
-        with named(self.name):
-            rows: torch.Tensor = self.encode(batch)
-            if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
-                raise self._misfit(batch, f"the shape {tuple(rows.shape)}")
-            self.width = self.width or rows.shape[1]
-            if rows.shape[1] != self.width:
-                expected = f"expected {self.width} numbers for each of {self.what}, as at first"
-                raise ClipkitError(f"{expected}, got {rows.shape[1]}")
-            found = rows.float()
-            if rows.dtype.itemsize > found.dtype.itemsize:
-                self._check_range(rows, found)
-            return found
+        rows: torch.Tensor = self.encode(batch)
+        if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
+            raise self._misfit(batch, f"the shape {tuple(rows.shape)}")
+        self.width = self.width or rows.shape[1]
+        if rows.shape[1] != self.width:
+            expected = f"expected embeddings of {self.width} numbers, as at first"
+            raise ClipkitError(f"{expected}, got {rows.shape[1]}")
+        found = rows.float()
+        if rows.dtype.itemsize > found.dtype.itemsize:
+            self._check_range(rows, found)
+        return found
 
     def as_tensor(self, batch: Sequence[Any], value: Any) -> torch.Tensor:
         """Return real numbers as a tensor."""
