@@ -236,7 +236,7 @@ def test_a_page_and_pictures_of_unequal_classes_are_of_the_mean_recall(tmp_path)
     recall = scored_recall(names[0])
     assert f"**{100 * recall:.2f} %** is the mean recall of 300 images of 3 classes" in page
     assert "above chance (33.33 %)" in page
-    assert "Differences of mean recall from p0.h5" in page
+    assert "Paired differences of mean recall from p0.h5" in page
     assert "McNemar" not in page
     for picture, path, words in (
         ("shots", shots, "mean recall (%)"),

@@ -164,7 +164,11 @@ def test_draw_draws_a_path_a_file_and_a_list_alike(tmp_path):
 
 
 def test_draw_draws_images_of_a_data_set():
-    assert plots.draw([], "images", dataset="shapes").get_suptitle().startswith("40 images of")
+    assert (
+        plots.draw([], "images", dataset="shapes")
+        .get_suptitle()
+        .startswith("40 images from shapes")
+    )
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,9 @@ def test_a_temperature_needs_logits(tmp_path):
     images = write_feature_file(tmp_path / "img.h5")
     line = fails("probe", images, "-t", "model", exit_code=2)
     assert "temperature 'model': expected logits with a logit_scale, got none; hint: " in line
-    assert "hint: add texts: IMAGES TEXTS" in fails("probe", images, "-t", "0.5", exit_code=2)
+    assert "hint: add texts: clipkit textembed --classes " in fails(
+        "probe", images, "-t", "0.5", exit_code=2
+    )
 
 
 def test_blank_lines_duplicates_and_long_prompts_are_named_by_their_lines(tmp_path):
