@@ -76,6 +76,15 @@ def test_the_main_result_is_the_one_with_a_control_and_is_compared_with_it(tmp_p
     assert f"{found} and the untrained control (20.00 %).\nMeasured in b.h5." in text
 
 
+def test_a_main_result_says_that_results_without_a_control_were_not_among_those_tried(tmp_path):
+    knn, u = tmp_path / "knn.h5", write_result(tmp_path / "u.h5", 40, seed=1, untrained=7)
+    file = read(write_result(tmp_path / "a.h5", 160))
+    file.history[-1] = file.history[-1] | {"classifier": "knn"}
+    write(knn, file)
+    text = summary(knn, write_result(tmp_path / "b.h5", 150), u)
+    assert "are right by probe, best of 1 result with a control: above chance" in text
+
+
 def summary(*files):
     """Return the facts of the summary of a page of files."""
     facts = of_files(files).facts

@@ -43,6 +43,8 @@ NUMBERED = (
 )
 CONTROL = "untrained control (%)"
 SETTING_COLUMNS = ("classifier", "C", "temperature", "k", "shots")
+# Ranks of a result with one run, with and without a control; see `_rank`
+CONTROLLED, UNCONTROLLED = (False, False, False), (False, False, True)
 TEXT_COLUMNS = {"file", "model", "prompts", "result of", "classifier"}
 KEY_COLUMNS = ("file", "model", "prompts", "result of", *SETTING_COLUMNS, "runs", "draws", "run")
 OF_DRAWS = (
@@ -375,16 +377,18 @@ def sum_up(groups: Iterable[SameImages]) -> MainResults:
     chosen = []
     for source, candidates in by_source.items():
         has_control |= any(len(group.trained) < len(group.results) for _, group in candidates)
-        best = min(map(_rank, candidates))
-        equal = [candidate for candidate in candidates if _rank(candidate) == best]
-        chosen.append((source, equal, max(equal, key=_accuracy_and_settings)))
+        ranks = [_rank(candidate) for candidate in candidates]
+        best = min(ranks)
+        equal = [one for one, rank in zip(candidates, ranks, strict=True) if rank == best]
+        has_rival = best == CONTROLLED and UNCONTROLLED in ranks
+        chosen.append((source, equal, max(equal, key=_accuracy_and_settings), has_rival))
     datasets = [dataset for _, dataset in by_source]
     chosen.sort(key=lambda one: (datasets.index(one[0][1]), _rank(one[2]), -_accuracy(one[2])))
-    for source, equal, (scored, group) in chosen:
+    for source, equal, (scored, group), has_rival in chosen:
         # of several runs, the most accurate
         predictions = results.predictions(scored.file, scored.split)
         tried = sum(len(candidate.runs) for candidate, _ in equal)
-        fact = _main_fact(scored, group, predictions, tried)
+        fact = _main_fact(scored, group, predictions, tried, has_rival)
         main.facts.append(replace(fact, name=_title(source, [*by_source])))
         main.results.append(scored)
         if len(main.facts) == 1 and not scored.untestable:
@@ -415,9 +419,16 @@ def _title(source: tuple[str, str], sources: Sequence[tuple[str, str]]) -> str:
 
 
 def _main_fact(
-    scored: Scored, group: SameImages, predictions: results.Predictions, tried: int
+    scored: Scored,
+    group: SameImages,
+    predictions: results.Predictions,
+    tried: int,
+    has_rival: bool,
 ) -> Fact:
-    """Compare a result, the most accurate of `tried` runs, with chance and with its controls."""
+    """Compare a result, the most accurate of `tried` runs, with chance and with its controls.
+
+    With a rival, results without a control were not among those tried.
+    """
     controls = []
     for control in group.controls_of(scored):
         if not control.untestable:
@@ -426,6 +437,8 @@ def _main_fact(
     if not scored.has_one_run:
         runs = f"{len(scored.runs):,} runs on {scored.split} (optimistic)"
         means = f"{means}, the most accurate of {runs}"
+    elif has_rival:
+        means = f"{means}, best of {count(tried, 'result')} with a control"
     elif tried > 1:
         means = f"{means}, best of {tried:,} results"
     missing = ""
