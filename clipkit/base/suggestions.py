@@ -46,6 +46,15 @@ def again(replaced: Mapping[str, Sequence[object]], *further: object) -> str:
     return command("clipkit", *words, *further)
 
 
+def with_commas(values: Sequence[str]) -> str:
+    """Return the command line that runs, with values that follow each other joined by commas."""
+    for start in range(len(_typed)):
+        end = start + len(values)
+        if _typed[start:end] == list(values):
+            return command("clipkit", *_typed[:start], ",".join(values), *_typed[end:])
+    return ""
+
+
 def made(by: str, replaced: Mapping[str, Sequence[object]]) -> str:
     """Return the command that makes a missing input, and then the one that lacked it."""
     return then(*filter(None, [by, again(replaced)]))

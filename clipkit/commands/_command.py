@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -54,6 +55,12 @@ def _check_dashes(args: list[str], parameters: list[Any]) -> None:
     for word in args:
         if len(word) > 2 and not word.startswith("--") and f"-{word}" in names:
             raise UsageError(f"No such option: {word}", f"did you mean -{word}?")
+
+
+def _is_value(word: str) -> bool:
+    """Whether a word may be a value of an option: it is no option and no file."""
+    is_file = Path(word).suffix.lower() in FEATURE_ENDINGS or Path(word).exists()
+    return not word.startswith("-") and not is_file
 
 
 def _split_example(text: str) -> dict[str, Any]:
@@ -201,12 +208,11 @@ class ClipkitCommand(TyperCommand):
             return f"{before} takes no value"
         while start > 0 and not args[start].startswith("-"):
             start -= 1
+        values = list(itertools.takewhile(_is_value, args[start + 1 :]))
         options = options_of(expand_groups(with_settings(self.function)))
         for record in options.values():
-            if start < place - 1 and record.has_commas and args[start] in record.names:
-                first, *others = args[start + 1 : place + 1]
-                joined = {first: [",".join([first, *others])]} | {word: [] for word in others}
-                return f"separate several by commas: {suggestions.again(joined)}"
+            if len(values) > 1 and record.has_commas and args[start] in record.names:
+                return f"separate several by commas: {suggestions.with_commas(values)}"
         return ""
 
     def get_params(self, ctx: Any) -> list[Any]:
