@@ -402,7 +402,7 @@ def test_a_file_with_one_split_holds_a_fifth_out(tmp_path):
     images = world_of(np.arange(100) % 2)
     del images.splits["test"]
     run = ok("attributes", saved(tmp_path / "img.h5", images))
-    assert "one split, train: 20% of its rows are held out" in run.stderr
+    assert "the only split, train, 20% of the rows are held out" in run.stderr
     assert rows(run.stdout)[0]["rows"] == "20"
 
 

@@ -259,7 +259,7 @@ def test_scores_that_do_not_fit_into_memory_give_the_same(monkeypatch, parts):
 def test_of_a_single_split_a_fifth_is_held_out_and_scored(tmp_path):
     path = saved(tmp_path, logits_file(splits="all"))
     run = ok("calibrate", path)
-    assert "has one split, all: 20% of its rows are held out and scored" in run.stderr
+    assert "of the only split, all, 20% of the rows are held out and scored" in run.stderr
     assert {row["eval_split"] for row in rows(run.stdout)} == {"val"}
     assert ok("calibrate", path, "--val", 0.2).stdout == run.stdout
     other = ok("calibrate", path, "--val", 0.2, "--seed", 1)

@@ -155,7 +155,7 @@ def test_more_shots_than_rows_are_all_rows_and_say_so(capsys):
 def test_a_fifth_of_a_single_split_is_held_out_and_scored(capsys, split):
     (row,) = evaluate_grid(feature_file(splits=[split])).rows()
     assert (row["fit_split"], row["eval_split"]) == (f"{split}-val", "val")
-    assert f"x.h5 has one split, {split}: 20%" in capsys.readouterr().err
+    assert f"x.h5: of the only split, {split}, 20%" in capsys.readouterr().err
     (same,) = evaluate_grid(feature_file(splits=[split]), val="0.2").rows()
     assert same == row
     assert capsys.readouterr().err == ""

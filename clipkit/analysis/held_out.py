@@ -47,8 +47,8 @@ def choose_held_out(
     if val is not None or eval_split != EVAL_SPLIT:
         return split, val
     console.warn(
-        f"{file.display_name} has one split, {split}: {HELD_OUT:.0%} of its rows are held out and "
-        "scored"
+        f"{file.display_name}: of the only split, {split}, {HELD_OUT:.0%} of the rows are held out "
+        "and scored"
     )
     return split, HELD_OUT
 

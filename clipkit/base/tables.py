@@ -133,15 +133,17 @@ def emit(rows: Iterable[Row], view: View, notes: Sequence[str] = ()) -> None:
     first = list(itertools.islice(pending, MAX_TABLE))
     chosen_columns = view.chosen_columns
     names = _choose(first, chosen_columns)
-    empty = [name for name in chosen_columns if all(rounded(row[name]) is None for row in first)]
-    if first and empty:  # which a table leaves out
-        note(f"no row has a value of {', '.join(empty)}")
     format = chosen_format(view.format)
     if format in FOR_PEOPLE and len(first) == MAX_TABLE and not isinstance(rows, Sequence):
         note(f"more than {MAX_TABLE:,} rows: printed as TSV")
         format = "tsv"
     chosen = itertools.chain(first, pending)
     if format in FOR_PEOPLE:
+        empty = [
+            name for name in chosen_columns if all(rounded(row[name]) is None for row in first)
+        ]
+        if first and empty:  # which a table leaves out
+            note(f"no row has a value of {', '.join(empty)}")
         cells = _cells(list(chosen), names)
         columns = _columns(cells, view.headings)
         if format == "table":
