@@ -1,5 +1,6 @@
 """`clipkit report` on any files: what stands together, what is compared, what is left out."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -149,6 +150,13 @@ def test_the_best_of_several_runs_is_the_main_result_and_says_how_it_was_chosen(
     assert "right by probe, the most accurate of 2 runs on test (optimistic): above chance" in text
     assert text.count("There is no untrained control.") == 1
     assert "The control's run is the most accurate of its runs, too." in summary(a, u)
+
+
+def test_no_level_of_headings_is_left_out(tmp_path):
+    write_runs(tmp_path / "a.h5", (90, 150))
+    levels = [int(level) for level in re.findall(r"<h(\d)", as_html(of_files([tmp_path])))]
+    assert max(levels) == 4
+    assert all(below <= above + 1 for above, below in itertools.pairwise(levels))
 
 
 def write_runs(path, right, **model):

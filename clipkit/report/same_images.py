@@ -118,7 +118,8 @@ class SameImages:
 
     def changes(self) -> list[Block]:
         """Return the accuracies by layer, and of the runs of each result with several."""
-        return self._layers() + self._sweeps()
+        blocks = self._layers() + self._sweeps()
+        return [self._heading(), *blocks] if blocks else []
 
     def _heading(self) -> Heading:
         """Return the heading: the data set, the split, and the numbers of images and classes."""
