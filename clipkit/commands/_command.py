@@ -57,10 +57,14 @@ def _check_dashes(args: list[str], parameters: list[Any]) -> None:
             raise UsageError(f"No such option: {word}", f"did you mean -{word}?")
 
 
+def _names_file(word: str) -> bool:
+    """Whether a word names a feature file, or anything that exists."""
+    return Path(word).suffix.lower() in FEATURE_ENDINGS or Path(word).exists()
+
+
 def _is_value(word: str) -> bool:
     """Whether a word may be a value of an option: it is no option and no file."""
-    is_file = Path(word).suffix.lower() in FEATURE_ENDINGS or Path(word).exists()
-    return not word.startswith("-") and not is_file
+    return not word.startswith("-") and not _names_file(word)
 
 
 def _split_example(text: str) -> dict[str, Any]:
@@ -194,11 +198,10 @@ class ClipkitCommand(TyperCommand):
 
     def _further_hint(self, ctx: Any, args: list[str], extra: str) -> str:
         """Return what was meant by an argument too many: another value, or a picture to write."""
-        ending = Path(extra).suffix.lower()
         outputs = [one for one in self.params if "--output" in one.opts]
-        if ending in PICTURES and outputs:
+        if Path(extra).suffix.lower() in PICTURES and outputs:
             return f"to write it: {suggestions.again({extra: ['-o', extra]})}"
-        if ending in FEATURE_ENDINGS or Path(extra).exists():
+        if _names_file(extra):
             return ""
         place = args.index(extra)
         start = place - 1
