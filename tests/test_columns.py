@@ -356,16 +356,8 @@ def test_a_column_that_a_run_lacks_is_empty_and_a_table_that_leaves_it_out_says_
     printed = ok("probe", "img.h5", "--classifier=logreg", "--columns=acc1,mean_entropy")
     assert all(row.endswith("\t") for row in printed.stdout.splitlines()[1:])
     assert printed.stderr == ""
-    table = ok(
-        *[
-            "probe",
-            "img.h5",
-            "--classifier=logreg",
-            "--columns=acc1,mean_entropy",
-            "--format",
-            "table",
-        ]
-    )
+    columns = ["--columns=acc1,mean_entropy", "--format=table"]
+    table = ok("probe", "img.h5", "--classifier=logreg", *columns)
     assert "no row has a value of mean_entropy" in table.stderr
 
 
