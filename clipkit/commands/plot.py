@@ -62,7 +62,13 @@ FeatureInputs = Annotated[
     list[str] | None,
     typer.Argument(metavar="FILE", help="Feature files (default: standard input)."),
 ]
-LogitsInput = Annotated[str, typer.Argument(metavar="LOGITS", help="Feature file of logits.")]
+LogitsInput = Annotated[
+    str,
+    typer.Argument(
+        metavar="FILE",
+        help="Feature file of logits, or of images; that of their texts then follows.",
+    ),
+]
 DatasetInput = Annotated[
     list[str],
     typer.Argument(
@@ -268,6 +274,9 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
     from clipkit import features
     from clipkit.features import similarity
 
+    texts = values.get(TEXTS)
+    if picture.pairs and picture.needs_images:
+        texts, values["dataset"] = _texts_before(values["dataset"], values["file"])
     inputs: list[Any] = []
     files: list[FeatureFile] = []
     try:
@@ -276,8 +285,8 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
                 paths = values["file"] or ["-"]
                 files = features.read_all(paths, kinds=picture.kinds)
                 inputs.append(files)
-            elif picture.pairs and values[TEXTS] is not None:
-                images, texts = values["file"], values[TEXTS]
+            elif picture.pairs and texts is not None:
+                images = values["file"]
                 source = features.open_file(images, kinds=["images"], swapped=(texts, ["texts"]))
                 image_file = opened.enter_context(source)
                 text_file = features.read(texts, kinds=["texts"], swapped=(images, ["images"]))
@@ -299,3 +308,15 @@ def _open_inputs(picture: Picture, values: dict[str, Any]) -> Iterator[list[Any]
         if picture.kinds == ("result",) and picture.of:
             error.hint = f"make one by {' or '.join(picture.of)} with -o"
         raise
+
+
+def _texts_before(words: list[str], images: str) -> tuple[str | None, list[str]]:
+    """Return the feature file of texts that stands before a data set, or None, and the data set."""
+    first, *dataset = words
+    swapped = not dataset and not images.endswith(".h5") and images != "-"
+    if swapped or not first.endswith(".h5"):
+        return None, words
+    if not dataset:
+        hint = f"name the images: {suggestions.again({first: [first, 'DATASET']})}"
+        raise UsageError(f"expected a data set, got {first} alone", hint)
+    return first, dataset

@@ -76,7 +76,7 @@ class Picture:
     @property
     def pairs(self) -> bool:
         """Whether images and texts may stand for the logits that it draws."""
-        return self.kinds == ("logits",) and not self.draws_several and not self.needs_images
+        return self.kinds == ("logits",) and not self.draws_several
 
     def check(self, file: FeatureFile) -> None:
         """Refuse dot products if the picture calls them cosines."""
