@@ -230,7 +230,10 @@ def check_controls(control: Sequence[Any], control_texts: Sequence[Any], **_: An
     """Refuse images of controls without their texts."""
     if len(control) != len(control_texts):
         got = f"got {len(control)} and {len(control_texts)}"
-        raise UsageError(f"expected as many --control-texts as --control, {got}")
+        raise UsageError(
+            f"expected as many --control-texts as --control, {got}",
+            "embed the texts with the same --untrained as the images of each control",
+        )
 
 
 def pair_controls(images: list[FeatureFile], texts: list[FeatureFile]) -> list[Control]:

@@ -144,12 +144,12 @@ def _check_alike(files: Sequence[FeatureFile]) -> None:
         both = f"{first.display_name} and {file.display_name}"
         _check_equal(both, "kind", first.kind, file.kind, "join images, texts and logits apart")
         compatibility.common_logit_scale(first, file)
+        if first.kind == "logits":
+            compatibility.check_same_prompts(first, file)
         _check_equal(both, "dimension", _width(first), _width(file))
         compatibility.check_settings(first, file, [one for one in settings if not one.joins])
         hint = "make logits of both at one temperature"
         _check_equal(both, "temperature", first.temperature, file.temperature, hint)
-        if first.kind == "logits":
-            compatibility.check_same_prompts(first, file)
     for setting in settings:
         values = {str(setting.value(file.history)) for file in files} - {"None"}
         if setting.joins and len(values) > 1:

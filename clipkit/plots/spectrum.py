@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from clipkit.analysis import results
-from clipkit.base import console
+from clipkit.base import console, suggestions
 from clipkit.base.errors import UsageError
 from clipkit.features import similarity
 from clipkit.features.matching import choose_split
@@ -96,7 +96,11 @@ def _splits_of_images(
     """Return the files, and the split of each file of images; none for texts."""
     chosen = [choose_split(file, split) for file in files if file.kind == "images"]
     if chosen and len(chosen) < len(files):
-        raise UsageError("expected files of images or of texts, got both")
+        texts: dict[str, list[str]] = {
+            file.display_name: [] for file in files if file.kind == "texts"
+        }
+        apart = suggestions.again(texts) or "draw one kind at a time"
+        raise UsageError("expected files of images or of texts, got both", apart)
     if split is not None and not chosen:
         raise UsageError(f"expected images for --split, got {files[0].display_name}")
     if not chosen:

@@ -104,7 +104,10 @@ class Files:
         for path in controls:
             members = [name for name, file in control_of.items() if path in (file, file.parent)]
             if known.isdisjoint(members):
-                raise ClipkitError(f"{path}: expected results of an untrained control, got none")
+                raise ClipkitError(
+                    f"{path}: expected results of an untrained control, got none",
+                    "ask the questions of the control, too, with -o: clipkit probe CONTROL -o FILE",
+                )
 
     def leave_out(self, reasons: Mapping[str, str]) -> None:
         """Leave out files by their names, for the given reasons."""
