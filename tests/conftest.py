@@ -11,7 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ ADJECTIVES = "round straight thin dark bright open closed tall slanted curved sm
 LONG_FIXTURES = {"browser", "dual", "fork_server", "make", "zoo"}
 # fixtures that take more than ten seconds
 EXHAUSTIVE_FIXTURES = {"thesis_results", "vit_b32_dir"}
-SAMPLE = 2  # of the long cases of a test in `make test`
 Tiers = dict[str, list[str]]
 TIERS = pytest.StashKey[Tiers]()
 
@@ -59,8 +58,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark cases `long` and `exhaustive`, and keep the tiers of all, also of those left out.
 
     A test of a long fixture is long, and that of an exhaustive one is exhaustive. Of a test with
-    many long cases, `make test` runs a sample that is spread evenly. Of a test with several other
-    cases, `make test-quick` runs the first.
+    several long cases, `make test` runs the first. Of a test with several other cases,
+    `make test-quick` runs the first.
     """
     tests = defaultdict(list)
     for item in items:
@@ -74,19 +73,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if cases[0].get_closest_marker("whole"):
             continue
         is_long = [case.get_closest_marker("long") is not None for case in cases]
-        for case in beyond_sample(itertools.compress(cases, is_long)):
+        for case in itertools.islice(itertools.compress(cases, is_long), 1, None):
             case.add_marker("exhaustive")
         others = itertools.compress(cases, map(operator.not_, is_long))
         for case in itertools.islice(others, 1, None):
             case.add_marker("long")
     config.stash[TIERS] = {name: [tier_of(case) for case in tests[name]] for name in tests}
-
-
-def beyond_sample(cases: Iterable[pytest.Item]) -> list[pytest.Item]:
-    """Return the cases that are not in a sample of them."""
-    cases = list(cases)
-    kept = {row * len(cases) // SAMPLE for row in range(SAMPLE)}
-    return [case for row, case in enumerate(cases) if row not in kept]
 
 
 def tier_of(case: pytest.Item) -> str:

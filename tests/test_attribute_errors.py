@@ -73,7 +73,7 @@ def test_a_smaller_error_is_held_against_the_error_by_chance():
     assert undecided.because
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("is_confounded", [False, True])
 def test_learned_is_hardly_said_of_what_is_not_there(is_confounded):
     """Of 100 worlds, 7 are said by luck in less than 1 % of cases if the rate is 2.5 %."""

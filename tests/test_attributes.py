@@ -203,7 +203,7 @@ def test_few_other_texts_of_the_file_are_replaced_by_its_neutral_ones(capsys):
     assert "fewer than 20 other texts to compare with" in capsys.readouterr().err
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_recipe_of_the_readme_decides_with_words_for_one_attribute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CLIPKIT_MODEL", "tiny")

@@ -31,7 +31,6 @@ SESSIONS = [
     for pages in [*examples.SESSIONS, [ROOT / "prompts" / "README.md"]]
     if any(fenced(page, "console") for page in pages)
 ]
-RUN_BY_MAKE_TEST = [README, ROOT / "docs" / "api.md"]  # pages whose examples it runs
 OTHER_PAGES = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\w+)*(?:e-?\d+)?")  # or a version
 DIGEST = re.compile(r"\bsha256:[0-9a-f]{8,64}")
@@ -61,7 +60,7 @@ def programs(fork_server):
         pytest.param(
             pages,
             id=name(pages[0]),
-            marks=[] if pages[0] in RUN_BY_MAKE_TEST else [pytest.mark.exhaustive],
+            marks=[] if pages[0] == README else [pytest.mark.exhaustive],
         )
         for pages in SESSIONS
     ],

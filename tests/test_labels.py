@@ -181,7 +181,7 @@ def measure_few_positives(folder, positives: int, seed: int, metric: str = "auro
     return recalls.measure(file, its_words, metric=metric, **options).rows()[0]
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_interval_of_a_rare_label_holds_the_true_auroc_in_most_draws(tmp_path):
     truth = norm.cdf(1 / np.sqrt(2))
     found = [measure_few_positives(tmp_path, 8, seed) for seed in range(150)]

@@ -89,7 +89,7 @@ main()
 """
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_command_line_knows_a_new_link(tmp_path):
     def run(*words):
         line = [sys.executable, "-c", REGISTERED, *map(str, words)]

@@ -278,7 +278,7 @@ def test_val_chooses_by_the_mean_recall_of_unequal_classes(Cs):
     assert (chosen["eval_split"], chosen["C"]) == ("test", by_recall["C"])
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("weights", WEIGHTS.values(), ids=list(WEIGHTS))
 @pytest.mark.parametrize("shape", KINDS.values(), ids=list(KINDS))
 def test_mean_recalls_hold_their_nominal_rates(weights, shape):

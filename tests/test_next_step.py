@@ -44,7 +44,7 @@ def run(line):
     )
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 def test_the_hint_of_a_missing_control_runs_and_decides(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     asked = ok(*ASK, folder / "img.h5", "-o", "a b.h5")

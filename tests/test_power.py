@@ -240,8 +240,7 @@ def power_of(case, worlds, seed=0):
     return n, np.mean([case.is_decided(random, n) for _ in range(worlds)])
 
 
-@pytest.mark.long
-@pytest.mark.whole
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_so_many_rows_decide_in_80_percent_of_worlds(name):
     """Of 300 worlds, the share is wrong by 0.07 in 0.3 % of cases."""

@@ -505,6 +505,7 @@ def test_wrong_classes_that_are_predicted_equally_often_are_all_named(predicted,
     assert said in fact.text
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("classes", "images"), [(3, 40), (10, 5), (10, 50), (100, 20)])
 def test_of_classes_that_are_equal_none_is_called_the_lowest(classes, images):
     random = np.random.default_rng(classes * images)

@@ -484,7 +484,7 @@ def test_nothing_is_said_of_nothing_more_often_than_it_says(name, kind):
     assert rate(measure, kind, WORLDS) <= allowed / WORLDS
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", list(KINDS)[1:])
 @pytest.mark.parametrize("name", COVERAGES)
 def test_intervals_hold_the_truth_in_clusters(name, kind):

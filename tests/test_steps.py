@@ -143,7 +143,7 @@ FOLLOWED = [
 ]
 
 
-@pytest.mark.long
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("line", FOLLOWED)
 def test_the_step_of_an_open_question_runs_and_decides_or_asks_another(line, here):
     asked = said(ok(*shlex.split(line), "--format", "table").stderr)

@@ -140,7 +140,7 @@ def test_the_highest_of_several_runs_is_tested_as_one_of_them():
 
 
 @pytest.mark.parametrize("images", [3, 5, 10, 30])
-@pytest.mark.long
+@pytest.mark.exhaustive
 def test_classes_without_a_right_image_are_named_if_equal_classes_would_not_have_them(images):
     random = np.random.default_rng(images)
     said = []

@@ -83,6 +83,7 @@ def originals(runner):
     return {name: Content.read(runner.folder / name) for name in names}
 
 
+@pytest.mark.exhaustive
 @cases(60)
 def test_a_damaged_file_gives_the_same_data_or_one_line(rng, originals, runner):
     name = rng.choice(list(originals))
@@ -94,6 +95,7 @@ def test_a_damaged_file_gives_the_same_data_or_one_line(rng, originals, runner):
     path.unlink()
 
 
+@pytest.mark.exhaustive
 @cases(12)
 def test_a_changed_file_gives_the_right_data_or_one_line(rng, originals, runner):
     name = rng.choice(list(originals))

@@ -34,6 +34,7 @@ def runner(fork_server, tmp_path_factory):
     return runner
 
 
+@pytest.mark.exhaustive
 @cases(15)
 def test_an_import_gives_the_right_data_or_one_line(rng, runner):
     folder = runner.folder
