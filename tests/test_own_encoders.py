@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -219,10 +221,31 @@ HELD = {
     "its class": "type(self).held = weights",
     "a global": "global held; held = weights",
     "a closure": "self.image = lambda images, held=weights: type(self).image(self, images)",
+    "a default of a keyword": "self.held = lambda *, held=weights: held",
+    "a static method": "type(self).held = staticmethod(lambda held=weights: held)",
+    "a deque": "import collections; self.held = collections.deque([weights])",
+    "a slot of a base class": "self.held = Slotted(); self.held.inner = weights",
+    "an attribute of a list": "self.held = List(); self.held.inner = weights",
+    "a buffer that is not saved": (
+        "self.held = torch.nn.Identity();"
+        "self.held.register_buffer('inner', torch.tensor(weights), persistent=False)"
+    ),
+    "a module that saves nothing": (
+        "self.held = Unsaved(); self.held.inner = torch.nn.Parameter(torch.tensor(weights))"
+    ),
+    "a global of a helper": "its_weights.held = weights",
+    "a conjugate": "self.held = (torch.tensor(weights) * 1j).conj()",
+    "a nested tensor": "self.held = torch.nested.nested_tensor([torch.tensor(weights)])",
 }
 HOLDER = """
 import numpy as np, torch
+import its_weights
 weights = np.frombuffer(__import__("os").environ["WEIGHTS"].encode(), np.uint8).astype("f4")
+class Base: __slots__ = ("inner",)
+class Slotted(Base): __slots__ = ()
+class List(list): pass
+class Unsaved(torch.nn.Module):
+    def state_dict(self, *_, **__): return {}
 class make:
     def __init__(self):
         global weights
@@ -233,10 +256,13 @@ class make:
 
 
 @pytest.mark.parametrize("place", HELD)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.long
 def test_the_digest_covers_weights_wherever_they_are(place, monkeypatch):
     from clipkit import models
 
+    write("held = None", "its_weights.py")
+    monkeypatch.delitem(sys.modules, "its_weights", raising=False)
     code = HOLDER.replace("HOLD", HELD[place]).replace("RETURN", SIZES)
     write(
         code.replace("weights = np", "import os\ndef read(): return np", 1).replace(
@@ -265,6 +291,18 @@ def test_a_run_does_not_continue_with_another_helper_or_opened_file(folder, monk
     np.save("w.npy", np.ones(3))
     write("SCALE = 2\n", "its_helper.py")
     assert "model files.its_helper.py was " in fails(*run, exit_code=2)
+
+
+def test_the_digest_leaves_out_a_script_beside_the_encoder(monkeypatch):
+    from clipkit import models
+
+    write(CLASS.format(SIZES))
+    write("", "study.py")
+    for name in ("__main__", "__mp_main__"):  # multiprocessing adds the second
+        script = types.ModuleType("__main__")
+        script.__file__ = str(Path("study.py").resolve())
+        monkeypatch.setitem(sys.modules, name, script)
+    assert set(models.load(OWN[1], tower="image").parts) == {"own.py"}
 
 
 def test_a_history_without_a_digest_of_weights_is_noted(monkeypatch):

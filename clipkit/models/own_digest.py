@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 import hashlib
@@ -27,7 +28,8 @@ SYSTEM = ("/dev", "/proc", "/sys", "/etc", "/usr")
 PRIVATE = {"token", "stored_tokens", ".netrc"}  # they let code in, and decide no embedding
 NOT_DATA = (".py", ".pyc", ".lock")  # whether Python opens a module depends on its cache
 OWN_MODULE = "clipkit_own_"  # how `user_code.load` calls the modules that it makes
-MODULE_PARTS = {"_parameters", "_buffers", "_modules"}  # `state_dict` has them
+MAIN = ("__main__", "__mp_main__")  # a script; multiprocessing calls it by both names
+MODULE_PARTS = frozenset(vars(torch.nn.Module()))  # its numbers and modules are visited by name
 
 
 def parts(own: Any, named: Any, file: Path | None, opened: Iterable[str]) -> dict[str, str]:
@@ -68,7 +70,7 @@ def _code_beside(file: Path | None) -> dict[str, Path]:
     folder = file.resolve().parent
     for name, module in sorted(sys.modules.items()):
         source = getattr(module, "__file__", None)
-        if not isinstance(source, str) or name == "__main__" or name.startswith(OWN_MODULE):
+        if not isinstance(source, str) or name in MAIN or name.startswith(OWN_MODULE):
             continue
         path = Path(source).resolve()
         if path.is_relative_to(folder) and path.is_file() and not _is_installed(str(path)):
@@ -185,16 +187,8 @@ def _digest_numbers(own: Any, file: Path | None, code: Mapping[str, Path]) -> st
     search = _Search({str(path.resolve()) for path in code.values()})
     search.visit("", own)
     for name in dict.fromkeys((f"{OWN_MODULE}{file.stem}", type(own).__module__)):
-        module = sys.modules.get(name)
-        source = getattr(module, "__file__", None)
-        if isinstance(source, str) and os.path.realpath(source) in search.code:
-            search.visit_all("", _names_of(module))
+        search.visit("", sys.modules.get(name))
     return search.digest()
-
-
-def _names_of(module: Any) -> dict[str, Any]:
-    """Return the values of a module without `__builtins__`: Python's shell keeps results there."""
-    return {name: value for name, value in vars(module).items() if name != "__builtins__"}
 
 
 class _Search:
@@ -229,18 +223,25 @@ class _Search:
             else:
                 waiting += reversed(list(self._inside(name, value)))
 
-    def visit_all(self, name: str, values: Mapping[Any, Any]) -> None:
-        """Visit the values of a mapping in the order of their names."""
-        for inner, value in _entries(name, values):
-            self.visit(inner, value)
-
     def _inside(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield what an object holds."""
-        if isinstance(value, types.ModuleType | threading.Thread):
+        if isinstance(value, threading.Thread):
             return
-        if isinstance(value, dict):
+        if isinstance(value, types.ModuleType):
+            if self._is_own(value):
+                # Python's shell keeps results in `__builtins__`
+                names = {key: one for key, one in vars(value).items() if key != "__builtins__"}
+                yield from _entries(name, names)
+            return
+        if isinstance(value, type):
+            module = sys.modules.get(value.__module__)
+            if self._is_own(module):
+                yield from _entries(name, vars(value))
+                yield name, module
+            return
+        if isinstance(value, dict | types.MappingProxyType):
             yield from _entries(name, value)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple | collections.deque):
             for number, part in enumerate(value):
                 yield f"{name}.{number}", part
         elif isinstance(value, functools.partial):
@@ -248,40 +249,45 @@ class _Search:
         elif isinstance(value, types.MethodType):
             yield name, value.__self__
             yield name, value.__func__
+        elif isinstance(value, staticmethod | classmethod):
+            yield name, value.__func__
+        elif isinstance(value, property):
+            yield name, value.fget
         elif isinstance(value, types.FunctionType):
             yield name, value.__defaults__
+            yield name, value.__kwdefaults__
             for number, cell in enumerate(value.__closure__ or ()):
                 with contextlib.suppress(ValueError):  # it is empty
                     yield f"{name}.{number}", cell.cell_contents
-        elif isinstance(value, type):
-            if self._is_own(value):
-                yield from _entries(name, vars(value))
-        else:
-            yield from self._of_object(name, value)
+            yield name, sys.modules.get(value.__module__)  # it uses its globals
+        yield from self._of_object(name, value)
 
     def _of_object(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
+        """Yield an object's attributes, and its classes."""
         if isinstance(value, torch.nn.Module):
-            # a copy of tensors that are not plain; the tensors are visited in the order of names
-            yield from _entries(name, value.state_dict())
+            numbers = dict(value.state_dict())  # has the packed weights of quantised modules,
+            numbers |= value.named_parameters()  # but code may leave some out,
+            numbers |= value.named_buffers()  # and it lacks buffers that are not saved
+            yield from _entries(name, numbers)
             for inner, module in value.named_modules():
                 rest = {k: v for k, v in vars(module).items() if k not in MODULE_PARTS}
                 yield from _entries(f"{name}.{inner}", rest)
         else:
             yield from _entries(name, getattr(value, "__dict__", {}))
-            for slot in getattr(type(value), "__slots__", ()):
-                yield f"{name}.{slot}", getattr(value, slot, None)
         for kind in type(value).__mro__:
+            for slot in vars(kind).get("__slots__", ()):
+                yield f"{name}.{slot}", getattr(value, slot, None)
             yield f"{name}.{kind.__name__}", kind
 
-    def _is_own(self, kind: type) -> bool:
-        source = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    def _is_own(self, module: Any) -> bool:
+        source = getattr(module, "__file__", None)
         return isinstance(source, str) and os.path.realpath(source) in self.code
 
     def _add_tensor(self, name: str, value: torch.Tensor) -> None:
         for tensor in _plain_tensors(value):
             if tensor.is_meta:
                 continue
-            dense = tensor.detach().cpu()
+            dense = tensor.detach().cpu().resolve_conj().resolve_neg()
             if dense.layout != torch.strided:
                 dense = dense.to_dense()
             flat = dense.contiguous().reshape(-1)
@@ -314,5 +320,7 @@ def _plain_tensors(value: Any) -> Iterator[torch.Tensor]:
     elif hasattr(value, "__tensor_flatten__"):  # a tensor of torchao, by PyTorch's protocol
         for name in value.__tensor_flatten__()[0]:
             yield from _plain_tensors(getattr(value, name))
+    elif isinstance(value, torch.Tensor) and value.is_nested:
+        yield from value.unbind()
     elif isinstance(value, torch.Tensor):
         yield value.int_repr() if value.is_quantized else value
