@@ -293,6 +293,21 @@ def test_a_run_does_not_continue_with_another_helper_or_opened_file(folder, monk
     assert "model files.its_helper.py was " in fails(*run, exit_code=2)
 
 
+def test_the_digest_covers_several_files_of_one_name(folder):
+    from clipkit import models
+
+    named = ("a/m.bin", "b/m.bin", "b/own.py", "weights", "a/m.bin", "own.py")
+    write(CLASS.format(f"{SIZES}\n    files = {named}\n    held = __import__('numpy').ones(3)"))
+    for name in set(named) - {"own.py"}:
+        Path(name).parent.mkdir(exist_ok=True)
+        write("", name)
+    expected = {"own.py", "m.bin", "m.bin (2)", "own.py (2)", "weights (2)", "weights"}
+    first = models.load(OWN[1], tower="image")
+    assert set(first.parts) == expected
+    write("changed", "a/m.bin")
+    assert models.load(OWN[1], tower="image").details["digest"] != first.details["digest"]
+
+
 def test_the_digest_leaves_out_a_script_beside_the_encoder(monkeypatch):
     from clipkit import models
 

@@ -6,13 +6,14 @@ import collections
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import site
 import sys
 import sysconfig
 import threading
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ PRIVATE = {"token", "stored_tokens", ".netrc"}  # they let code in, and decide n
 NOT_DATA = (".py", ".pyc", ".lock")  # whether Python opens a module depends on its cache
 OWN_MODULE = "clipkit_own_"  # how `user_code.load` calls the modules that it makes
 MAIN = ("__main__", "__mp_main__")  # a script; multiprocessing calls it by both names
+WEIGHTS = "weights"  # what the digest of an object's numbers is called
 MODULE_PARTS = frozenset(vars(torch.nn.Module()))  # its numbers and modules are visited by name
 
 
@@ -41,13 +43,17 @@ def parts(own: Any, named: Any, file: Path | None, opened: Iterable[str]) -> dic
     code = _code_beside(file)
     for name, path in code.items():
         found[name] = _digest_file(path)
+    known = {path.resolve() for path in code.values()}
     names = [named] if isinstance(named, str | os.PathLike) else list(named)
     for one in names:
-        found |= _digest_named(expand_user(one).resolve())
-    found |= _digest_opened(opened, {path.resolve() for path in code.values()})
+        for name, path in _files_named(expand_user(one).resolve()):
+            if path.resolve() not in known:
+                known.add(path.resolve())
+                found[_free_name(name, found)] = _digest_file(path)
+    found |= _digest_opened(opened, known)
     weights = _digest_numbers(own, file, code)
     if weights is not None:
-        found["weights"] = weights
+        found[WEIGHTS] = weights
     return found
 
 
@@ -92,12 +98,23 @@ def _is_installed(path: str) -> bool:
     return path.startswith(tuple(f"{folder}/" for folder in _installed()))
 
 
-def _digest_named(path: Path) -> dict[str, str]:
-    """Return the digest of a file, or of each file of a folder, by its name."""
+def _files_named(path: Path) -> Iterator[tuple[str, Path]]:
+    """Yield a file, or each file of a folder, with its name."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise ClipkitError(f"files: expected a file or a folder, got {path}, which is a stream")
     inside = filter(Path.is_file, sorted(path.rglob("*"))) if path.is_dir() else [path]
-    return {str(one.relative_to(path.parent)): _digest_file(one) for one in inside}
+    for one in inside:
+        yield str(one.relative_to(path.parent)), one
+
+
+def _free_name(name: str, taken: Container[str]) -> str:
+    """Return a name that no other file has, and not the numbers of the object.
+
+    >>> _free_name("m.bin", {"m.bin", "m.bin (2)"})
+    'm.bin (3)'
+    """
+    names = itertools.chain([name], (f"{name} ({number})" for number in itertools.count(2)))
+    return next(one for one in names if one not in taken and one != WEIGHTS)
 
 
 def _digest_opened(opened: Iterable[str], known: set[Path]) -> dict[str, str]:
