@@ -34,7 +34,7 @@ from clipkit.base.csv_rows import (
 )
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.matrices import Floats, Int64
-from clipkit.base.names import find_repeat, positions
+from clipkit.base.names import abridged, find_repeat, positions
 from clipkit.base.options import split_words
 from clipkit.features import matching
 from clipkit.features.arrays import missing_labels
@@ -139,9 +139,12 @@ def read_annotations(
     if table is not None:
         opened = open_table(table)
         where = opened.name
-        found = _read_table(file, opened, numbers, splits, common)
         if opened.ending == ".parquet":
             unread = import_parquet("clipkit.features.parquet").left_out(opened.data, where)
+        if unread and not columns:
+            kinds = [f"{column} ({kind})" for column, kind in unread.items()]
+            console.note(f"{where}: left out {abridged(kinds)}")
+        found = _read_table(file, opened, numbers, splits, common)
     if found.source == "table" and numbers == "alone":
         attributes = _numbers_alone(where, found.attributes, columns)
         found = replace(found, attributes=attributes)

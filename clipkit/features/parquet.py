@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from clipkit.base import console
 from clipkit.base.bounds import MATRICES, MAX_CLASSES, MAX_NAMES, OTHERS
 from clipkit.base.errors import ClipkitError, UsageError, read_errors, unknown
 from clipkit.base.matrices import BlockMatrix, Float32, as_float32
@@ -260,18 +260,14 @@ def _check_ids(ids: list[Any], where: str) -> None:
 def read_cells(data: bytes, name: str) -> dict[str, list[Any]]:
     """Read columns of texts, numbers, truth values, lists of texts, decimals, dates and times.
 
-    Decimals become numbers, dates and times become texts. A note names the columns of other types,
-    which are left out.
+    Decimals, with all their digits, dates and times become texts. `left_out` has the columns of
+    other types.
     """
     with read_errors(name):
         source = pa.BufferReader(data)
         schema = pq.read_schema(source)
         _check_distinct(schema, name)
         names = [field.name for field in schema if _is_cell(field.type)]
-        others = _other_types(schema)
-        if others:
-            kinds = [f"{column} ({kind})" for column, kind in others.items()]
-            console.note(f"{name}: left out {abridged(kinds)}")
         with _open(source, len(data), schema, name, names) as file:
             return _values(file, names, name, len(data))
 
@@ -279,10 +275,7 @@ def read_cells(data: bytes, name: str) -> dict[str, list[Any]]:
 def left_out(data: bytes, name: str) -> dict[str, str]:
     """Return the columns that `read_cells` leaves out, and the type of each."""
     with read_errors(name):
-        return _other_types(pq.read_schema(pa.BufferReader(data)))
-
-
-def _other_types(schema: pa.Schema) -> dict[str, str]:
+        schema = pq.read_schema(pa.BufferReader(data))
     return {field.name: _type_name(field.type) for field in schema if not _is_cell(field.type)}
 
 
@@ -336,12 +329,24 @@ def _values(file: pq.ParquetFile, columns: list[str], name: str, size: int) -> d
     OTHERS.check(unpacked, size, f"{name}: texts")
     cells = {}
     for title, column in zip(table.column_names, table.columns, strict=True):
-        if pa.types.is_decimal(column.type):
-            column = pc.cast(column, pa.float64())
-        elif _is_time(column.type):
+        if _is_time(column.type):
             column = pc.cast(column, pa.string())
         cells[title] = column.to_pylist()
+        if pa.types.is_decimal(column.type):
+            cells[title] = [_digits(cell) for cell in cells[title]]
     return cells
+
+
+def _digits(number: Decimal | None) -> str | None:
+    """Return a decimal number without zeros at its end: float64 holds no more than 17 digits.
+
+    >>> _digits(Decimal("1.50")), _digits(Decimal("12345678901234567890.00"))
+    ('1.5', '12345678901234567890')
+    """
+    if number is None:
+        return None
+    text = format(number, "f")
+    return text.rstrip("0").removesuffix(".") if "." in text else text
 
 
 def _check_distinct(schema: pa.Schema, name: str) -> None:
