@@ -169,6 +169,9 @@ def test_parts_that_are_missing_are_named(capsys):
     shards.read_by_split(str, files, "reading", "files")
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("x: 2 of 3 parts; the first that is left out has number 0")
+    shards.read_by_split(str, ["part-00000-a1.parquet", "part-00002-b2.parquet"], "", "files")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("part: 2 of 3 parts; the first that is left out has number 1")
 
 
 def test_files_of_which_only_some_name_a_split_are_refused():

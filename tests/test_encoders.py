@@ -6,6 +6,7 @@ import http.server
 import importlib.util
 import json
 import re
+import signal
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ import torch
 from factories import clips, messages, vlm_zoo
 from factories.ray_fakes import FakeRay
 from factories.runs import stop_at
+from PIL import Image
 from shell import clipkit, fails, ok
 
 import clipkit as library
@@ -225,6 +227,8 @@ def test_a_feature_file_names_no_code_to_run():
 
 CLASS = "class E:\n    def image(self, images):\n        {}\nmake = E\n"
 NOISE = "import numpy as np\n" + CLASS.format("return np.random.rand(len(images), 3)")
+ROWS = "[image.width * torch.ones(2 + row) for row, image in enumerate(images)]"
+NESTED = f"return torch.nested.nested_tensor({ROWS})"
 CODE = [
     ("make = 3", "unknown function of own.py 'make'"),
     ("def mak(): pass", "did you mean mak?"),
@@ -239,11 +243,20 @@ CODE = [
         "def make(): return 3",
         "make(): expected an object with image(pixels) or text(texts), got int",
     ),
-    (CLASS.format("return [1, 2]"), "expected numbers (1, D) for 1 images, got the shape (2,)"),
-    (CLASS.format("return ['a']"), "expected numbers (1, D) for 1 images, got list"),
-    (CLASS.format("return images[0].size"), "expected numbers (1, D) for 1 images, got the shape"),
+    (CLASS.format("return [1, 2]"), "expected numbers (1, D) for 1 image, got the shape (2,)"),
+    (CLASS.format("return ['a']"), "expected numbers (1, D) for 1 image, got list"),
+    (CLASS.format("return images[0].size"), "expected numbers (1, D) for 1 image, got the shape"),
     (CLASS.format("raise OSError('no service')"), "own.py:make (line 3): OSError: no service"),
-    (CLASS.format("return [[float('nan')]] * len(images)"), "expected a finite embedding"),
+    (
+        CLASS.format("return [[float('nan')]] * len(images)"),
+        "expected a finite embedding of a first image, got NaN or Inf\n",
+    ),
+    pytest.param(
+        f"import torch\n{CLASS.format(NESTED)}",
+        "expected numbers (2, D) for 2 images, got tensors of several shapes",
+        marks=pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
+    ),
+    (CLASS.format("return images").replace("def", "device = 'cuda'\n    def"), "use its device"),
     (
         CLASS.format("return [[i.size[0], 100 * n] for n, i in enumerate(images)]"),
         "expected one embedding of the same image in every batch, got one that differs by",
@@ -263,7 +276,7 @@ def test_code_that_is_no_encoder_is_refused_in_one_line(code, message):
     write("own.py", code)
     result = clipkit(*RUN, "-m", "python:own.py:make", "-o", "out.h5")
     assert result.exit_code in (1, 2)
-    (line,) = messages(result.stderr).splitlines()
+    (line,) = messages(result.stderr).splitlines(keepends=True)
     assert message in line
     assert not Path("out.h5").exists()
 
@@ -306,6 +319,23 @@ def test_what_the_code_prints_stays_out_of_a_file_on_standard_output():
     ok(*RUN, *own, "out.h5")
     assert result.stdout_bytes == Path("out.h5").read_bytes()
     assert {"import", "image"} <= set(result.stderr.split())
+
+
+def test_an_interrupt_that_code_raises_is_its_error_and_no_signal(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)  # commands have their own
+    write("own.py", CLASS.format("raise KeyboardInterrupt"))
+    line = fails(*RUN, "-m", "python:own.py:make", "-o", "out.h5")
+    assert "own.py:make (line 3): KeyboardInterrupt" in line
+
+
+def test_embeddings_of_zeros_are_named():
+    code = "return [i.resize((1, 1)).getpixel((0, 0)) if i.width < 160 else (1, 2, i.width)"
+    write("own.py", CLASS.format(f"{code} for i in images]"))
+    for name, colour in (("black", 0), ("grey", 128)):
+        Image.new("RGB", (40, 40), (colour, colour, colour)).save(f"{name}.png")
+    result = clipkit("embed", "black.png", "grey.png", "-m", "python:own.py:make", "-o", "out.h5")
+    assert result.exit_code == 0
+    assert "out.h5: the embeddings of 1 image are zeros, first black.png" in result.stderr
 
 
 def test_rows_that_depend_a_little_on_their_batch_are_noted():

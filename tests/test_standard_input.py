@@ -110,6 +110,7 @@ def test_a_second_input_from_standard_input_is_refused_with_the_reason(line, her
         ("clipkit plot /dev/stdin -o from-file.svg < z.h5", "from-file.svg"),
         ("cat z.h5 | clipkit report - -o page.html", "page.html"),
         ("cat table.parquet | clipkit relabel img.h5 --table - --attribute colour -o r.h5", "r.h5"),
+        ("clipkit relabel img.h5 --table <(cat table.csv) --attribute colour -o s.h5", "s.h5"),
     ],
 )
 def test_a_real_pipe_is_drawn_and_reported(line, written, world):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from clipkit.base import console
 from clipkit.base.console import escaped
 from clipkit.base.errors import ClipkitError, shorten
-from clipkit.base.files import STREAM
+from clipkit.base.files import is_stream
 from clipkit.base.names import escape
 
 BOM = b"\xef\xbb\xbf"
@@ -47,7 +47,7 @@ def ending_of(source: str, data: bytes) -> str:
     >>> ending_of("a/b.CSV", b""), ending_of("-", b'{"id": 1}'), ending_of("-", b"id,colour")
     ('.csv', '.jsonl', '.csv')
     """
-    if source != STREAM:
+    if not is_stream(source):
         return os.path.splitext(source)[1].lower()  # noqa: PTH122
     if data.startswith(b"PAR1"):
         return ".parquet"

@@ -167,9 +167,9 @@ def held_input() -> Iterator[None]:
         sys.stdin = piped
 
 
-def goes_to_stream(output: str) -> bool:
-    """Whether an output is standard output, a FIFO or a device, which get the bytes of a file."""
-    return output == STREAM or file_kind(Path(output)) == "stream"
+def is_stream(name: str) -> bool:
+    """Whether a name is ``-``, or that of a FIFO or a device: it is read or written once."""
+    return name == STREAM or file_kind(Path(name)) == "stream"
 
 
 def check_output(output: str, *, force: bool = False, inputs: Iterable[str | None] = ()) -> None:
@@ -259,25 +259,25 @@ def atomic_write(output: str, *, force: bool = False) -> Iterator[Path]:
         If the file system refuses the data.
     """
     check_output(output, force=force)
-    is_stream = goes_to_stream(output)
+    to_stream = is_stream(output)
     target = Path(output).resolve()
     folder, place = target.parent, output
     replaced = None  # the permissions of the file that is replaced
-    if is_stream:
+    if to_stream:
         folder = Path(tempfile.gettempdir())
         place = f"to {folder}"
     else:
         with contextlib.suppress(FileNotFoundError):
             replaced = target.stat().st_mode & 0o777
     # nobody may read a private file's successor while it is written
-    mode = 0o600 if is_stream or replaced is not None else 0o666
+    mode = 0o600 if to_stream or replaced is not None else 0o666
     with _temporary_file(folder, target.name, mode) as created:
         temporary = created.path
         # of the block's errors, the others may be about what it reads
         with _write_errors(place, only=DISK_FULL):
             yield temporary
         with _write_errors("standard output" if output == STREAM else output):
-            if is_stream:
+            if to_stream:
                 with _open_stream(output, "wb") as sink:
                     start = 0
                     while block := os.pread(created.descriptor, COPY_BYTES, start):

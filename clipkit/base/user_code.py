@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -54,14 +55,18 @@ def load(file: Path) -> ModuleType:
 def guard(what: str, file: Path | None) -> Iterator[None]:
     """Run code, of a file if any: what it prints are messages, and what it raises is one line.
 
-    Errors and memory that clipkit itself complains of pass, and so do signals.
+    Errors and memory that clipkit itself complains of pass, and so do signals: commands make those
+    `Interrupted`, and Python's own handler makes Ctrl-C a `KeyboardInterrupt`.
     """
     try:
         with _printing_to_stderr:
             yield
-    except (ClipkitError, MemoryError, Interrupted, KeyboardInterrupt):
+    except (ClipkitError, MemoryError, Interrupted):
         raise
     except BaseException as error:  # SystemExit and GeneratorExit, too
+        by_python = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if isinstance(error, KeyboardInterrupt) and by_python:
+            raise
         raise ClipkitError(f"cannot {what}{_place(error, file)}: {_reason(error)}", HINT) from error
 
 

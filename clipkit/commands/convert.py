@@ -241,7 +241,7 @@ def _check_named(source: str, output: str, *, is_export: bool) -> None:
         raise UsageError(
             message, suggestions.command(*convert, suggestions.path(f"{Path(source).stem}.npz"))
         )
-    if output != "-" and not Path(output).suffix and not files.goes_to_stream(output):
+    if not Path(output).suffix and not files.is_stream(output):
         stem = output.rstrip("/")
         place = f"{stem}/{Path(source).stem}" if Path(output).is_dir() else stem
         hint = suggestions.command(*convert, suggestions.path(place + ending))
@@ -271,7 +271,7 @@ def _read_captions(captions: str, digests: dict[str, str]) -> tuple[list[str], l
     from clipkit.datasets.captions import read_captions
     from clipkit.features.endings import CAPTION_TABLES
 
-    if Path(captions).suffix.lower() not in CAPTION_TABLES and captions != files.STREAM:
+    if Path(captions).suffix.lower() not in CAPTION_TABLES and not files.is_stream(captions):
         expected = f"a table ({', '.join(CAPTION_TABLES)})"
         raise UsageError(f"--captions: expected {expected}, got {captions}")
     read = read_captions(captions)

@@ -55,7 +55,7 @@ def read_captions(names: Several[FilePath], split: str | None = None) -> Caption
     """
     names = as_list(names, "names", str)
     name, ending = escape(files.display_name(names[0])), Path(names[0]).suffix.lower()
-    if ending in CAPTION_TABLES or names[0] == files.STREAM:
+    if ending in CAPTION_TABLES or files.is_stream(names[0]):
         if split is not None:
             raise UsageError(f"split: expected tars or Parquet files, got the table {name}")
         if len(names) > 1:

@@ -49,6 +49,7 @@ _WILDCARD = re.compile(r"[*?\[]")
 _SPLIT = re.compile(rf"(?<![a-z])({'|'.join([*SPLIT_ALIASES, *SPLIT_NAMES])})(?![a-z])")
 # As `datasets` names files: test-00000-of-00002
 _NUMBERED = re.compile(r"(\w[\w.-]*?)-(\d+)-of-(\d+)")
+_OF_SPARK = re.compile(r"(part)-(\d{5})\b.*")  # as Spark names files, from part-00000
 
 
 def find_files(patterns: Sequence[str], suffix: str) -> list[str]:
@@ -203,15 +204,22 @@ def read_by_split(
 
 
 def _note_missing_parts(files: Sequence[str]) -> None:
-    """Name files of which others are missing, by numbers such as ``-00001-of-00002``."""
+    """Name files of which others are missing, by their numbers.
+
+    Names such as ``-00001-of-00002`` give the total. Spark's do not, so its last part may be
+    missing without a note.
+    """
     parts: dict[tuple[str, str, int], set[int]] = {}
     for file in files:
         folder, name = _folder_and_name(file)
-        numbered = _NUMBERED.fullmatch(name.rpartition(".")[0])
-        if numbered:
+        stem = name.rpartition(".")[0]
+        if numbered := _NUMBERED.fullmatch(stem):
             key = (folder, numbered[1], int(numbered[3]))
             parts.setdefault(key, set()).add(int(numbered[2]))
-    for (_, name, total), numbers in parts.items():
+        elif numbered := _OF_SPARK.fullmatch(stem):
+            parts.setdefault((folder, numbered[1], 0), set()).add(int(numbered[2]))
+    for (_, name, named_total), numbers in parts.items():
+        total = named_total or max(numbers) + 1
         if len(numbers) < total:
             absent = min(set(range(total)) - numbers)
             console.note(

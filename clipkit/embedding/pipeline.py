@@ -19,7 +19,8 @@ import numpy as np
 from clipkit import features, models
 from clipkit.base import console
 from clipkit.base.errors import ClipkitError, ImageError, UsageError
-from clipkit.base.files import STREAM, temporary_folder
+from clipkit.base.files import STREAM, is_stream, temporary_folder
+from clipkit.base.matrices import BlockMatrix
 from clipkit.base.names import positions
 from clipkit.embedding.checkpoint import (
     ALL_COLUMNS,
@@ -263,12 +264,13 @@ def check_outputs(
     later.
     """
     path = Path(output)
-    is_stream = output == STREAM or (path.exists() and not path.is_file() and not path.is_dir())
-    if part is not None and is_stream:
+    if part is not None and is_stream(output):
         raise UsageError(f"expected -o FILE with --part, got {_display_output(output)}")
     may_continue = part is not None or (LAYER in output and _partial(path).is_dir())
     targets: dict[str, str] = {}
     for name in names:
+        if LAYER in output and is_stream(name):
+            raise UsageError(f"expected a file for each layer, got {name}, which is a stream")
         other = targets.setdefault(os.path.realpath(name), name)
         if other != name:
             raise UsageError(
@@ -426,10 +428,11 @@ class _Run:
         ids = [split.ids[row] for row in rows]
         bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
         if len(bad):
+            decides = "precision" in self.engine.model.details  # the code of an own encoder does
             raise ClipkitError(
                 f"{ids[bad[0]]}: expected a finite embedding, got NaN or Inf "
-                f"({len(bad)} such images)",
-                "try --precision fp32",
+                f"({console.count(len(bad), 'such image')})",
+                "try --precision fp32" if decides else None,
             )
         if self.normalize:
             embeddings = embeddings.copy()  # arrays of other processes cannot be written to
@@ -461,6 +464,7 @@ class _Run:
             splits = checkpoint.join(columns)
             for split, numbers in clusters.items():
                 splits[split].cluster = numbers
+            _note_zeros(splits, name)
             file = FeatureFile("images", features.History([entry]), splits, class_names=class_names)
             try:
                 features.write(name, file, force=self.force)
@@ -542,6 +546,22 @@ class _Run:
         return skipped
 
 
+def _note_zeros(splits: Mapping[str, Split], output: str) -> None:
+    """Name images whose embedding is zeros: they have no direction, and so no cosines."""
+    ids = []
+    for split in splits.values():
+        at = 0
+        for block in BlockMatrix.from_array(split.features).iter_blocks():
+            ids += [split.ids[at + row] for row in np.flatnonzero(~block.any(axis=1))]
+            at += len(block)
+    if ids:
+        images = console.count(len(ids), "image")
+        console.warn(
+            f"{_display_output(output)}: the embeddings of {images} are zeros, first {ids[0]}: "
+            "they have no cosines"
+        )
+
+
 def _is_published(output: str, file: FeatureFile) -> bool:
     """Whether this file is there: an interrupted run or another part has published it."""
     if output == STREAM or not Path(output).is_file():
@@ -567,7 +587,7 @@ def use_earlier_threads(output: str) -> None:
 def _checkpoint_folder(output: str) -> Iterator[Path]:
     """Yield the folder for shards: `OUTPUT.partial`, or a temporary folder for a stream."""
     path = Path(output)
-    if output == STREAM or (path.exists() and not path.is_file()):
+    if is_stream(output):
         with temporary_folder() as folder:
             yield folder
         return

@@ -65,7 +65,7 @@ def open_table(table: Table, name: str = "table") -> OpenTable:
         return table
     if isinstance(table, str | os.PathLike):
         path = os.fspath(table)
-        if path == files.STREAM:
+        if files.is_stream(path):
             data = files.read_bytes(path)
             return OpenTable(files.display_name(path), ending_of(path, data), data)
         ending = Path(path).suffix.lower()

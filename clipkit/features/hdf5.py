@@ -31,7 +31,7 @@ from clipkit.base.files import (
     atomic_write,
     check_one_stream,
     display_name,
-    goes_to_stream,
+    is_stream,
     keep_open,
     spool_input,
 )
@@ -395,7 +395,7 @@ def write(output: str | Path, file: FeatureFile, *, force: bool = False) -> str:
         try:
             digest = _write(temporary, file)
         except WriteError as error:
-            where = f"to {temporary.parent}" if goes_to_stream(str(output)) else output
+            where = f"to {temporary.parent}" if is_stream(str(output)) else output
             raise WriteError(f"cannot write {where}: {error.message}", error.hint) from error
         # read it back as a reader will, before it is published: nobody could read it later; its
         # features were checked while they were written

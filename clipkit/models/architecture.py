@@ -368,12 +368,12 @@ def check_range(files: ModelFiles, model: torch.nn.Module, precision: str) -> No
             )
 
 
-def not_finite(what: str) -> ClipkitError:
+NOT_FINITE_HINT = "check the numbers in its JSON files, or try --precision fp32"
+
+
+def not_finite(what: str, hint: str | None = NOT_FINITE_HINT) -> ClipkitError:
     """Return the error for numbers of a first image or prompt that are NaN or Inf."""
-    return ClipkitError(
-        f"expected a finite {what}, got NaN or Inf",
-        "check the numbers in its JSON files, or try --precision fp32",
-    )
+    return ClipkitError(f"expected a finite {what}, got NaN or Inf", hint)
 
 
 def logit_scale(files: ModelFiles, tensors: Tensors) -> dict[str, float]:

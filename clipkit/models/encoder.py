@@ -573,9 +573,10 @@ def _measure(encoder: Encoder, batch_size: int) -> int:
         pair = encoder._preprocessor.examples()
         encode = encoder.encode_images
     first = np.asarray(encode(pair[:1]))  # waits for a GPU
-    if not np.isfinite(first).all():
-        raise not_finite(f"embedding of a first {kind}")
     is_own = encoder.details.get("library") == own_encoder.LIBRARY
+    if not np.isfinite(first).all():
+        what = f"embedding of a first {kind}"
+        raise not_finite(what, hint=None) if is_own else not_finite(what)
     if kind == "image" and batch_size == 1 and not is_own:
         return int(first.shape[1])
     try:

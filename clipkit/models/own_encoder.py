@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from clipkit.base import user_code
+from clipkit.base import console, user_code
 from clipkit.base.errors import ClipkitError, UsageError, unknown
 from clipkit.features.history import check_scale, drop_none
 from clipkit.models import own_digest
@@ -144,6 +144,8 @@ def owned(value: Any) -> Any:
         if value.is_meta:
             raise TypeError("expected numbers, got a tensor on the device meta, which has none")
         value = value.detach()
+        if value.is_nested:
+            return [owned(part) for part in value.unbind()]
         if value.is_quantized:
             value = value.dequantize()
         if value.layout != torch.strided:
@@ -249,6 +251,7 @@ def _device(own: Own) -> torch.device:
         found = torch.device(device)
         if found.type == "meta":
             raise ValueError("expected a device that computes, got meta")
+        torch.empty(0, device=found)  # refuses one that this machine lacks
         return found
 
 
@@ -318,8 +321,8 @@ class OwnTower:
             )
 
     def _misfit(self, batch: Sequence[Any], got: str) -> ClipkitError:
-        count = len(batch)
-        return ClipkitError(f"expected numbers ({count}, D) for {count} {self.what}, got {got}")
+        count = console.count(len(batch), self.what.removesuffix("s"))
+        return ClipkitError(f"expected numbers ({len(batch)}, D) for {count}, got {got}")
 
 
 class OwnPreprocessor(Preprocessor):
