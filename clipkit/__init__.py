@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from clipkit.base.options import choice, flag, option
     from clipkit.base.pictures import Curves, Distributions, Dots, Matrix
     from clipkit.datasets import load as load_dataset
-    from clipkit.embedding.in_memory import embed
+    from clipkit.embedding.in_memory import embed, textembed
     from clipkit.features.arrays import from_array
     from clipkit.features.columns import COUNT, FLAG, NATS, NUMBER, POINTS, SHARE, TEXT, Column, P
     from clipkit.features.for_notebooks import choose_splits
     from clipkit.features.hdf5 import read, write
     from clipkit.features.model import FeatureFile
+    from clipkit.features.similarity import compute_logits as logits
     from clipkit.models import load as load_model
     from clipkit.statistics.claims import Claim, Reference
 
@@ -36,8 +37,9 @@ NAMES = lazy_names(
     __name__,
     {
         f"{__name__}.features": "FeatureFile from_array read write",
+        f"{__name__}.features.similarity": "logits=compute_logits",
         f"{__name__}.datasets": "load_dataset=load",
-        f"{__name__}.embedding.in_memory": "embed",
+        f"{__name__}.embedding.in_memory": "embed textembed",
         f"{__name__}.models": "load_model=load",
         f"{__name__}.analysis.question": "Analysis Input",
         f"{__name__}.analysis.options": "Attribute Cluster Common FirstSplit Seed Splits Table",
@@ -92,9 +94,11 @@ __all__ = [
     "from_array",
     "load_dataset",
     "load_model",
+    "logits",
     "option",
     "read",
     "run",
+    "textembed",
     "write",
 ]
 HELPERS = {

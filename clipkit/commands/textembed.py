@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -173,41 +172,33 @@ def textembed(
         layers=None if layer is None else [layer],
         **run_values(settings),
     )
-    how = {"normalize": settings["normalize"], "truncate": truncate}
     if models.is_python(model) and STREAM in outputs:
         console.reserve_stdout()
-    # the model is loaded after the texts are read, so that errors in them appear at once
+    texts: list[embedding.Texts]
     if captions:
-        pairs = read_captions(captions, split)
-        encoder = models.load(model, tower="text", options=options)
-        results = [embedding.embed_captions(pairs, encoder, **how)]
+        texts = [read_captions(captions, split)]
     elif items:
-        table = read_items(items)
-        encoder = models.load(model, tower="text", options=options)
-        results = [embedding.embed_items(table, encoder, **how)]
+        texts = [read_items(items)]
     elif classes is None:
         texts = [embedding.read_prompts(source, column) for source in inputs]
-        encoder = models.load(model, tower="text", options=options)
-        results = [embedding.embed_texts(file, encoder, **how) for file in texts]
     else:
         class_names = embedding.read_class_names(classes, root, column)
         kind = class_names.source["classes"]
         is_keyed = any(value.lower().endswith(".json") for value in templates)
         if column is not None and kind != "file" and not is_keyed:
             raise UsageError(f"expected a table or .json file with --column, got {classes}")
-        ensemble = embedding.read_templates(templates, class_names.dataset) or None
-        if _is_default(ctx, "model"):
-            model, seed = embedding.choose_model(
-                class_names.model, classes, model, options.untrained
-            )
-            options = replace(options, untrained=seed)
-        class_names, options = embedding.follow_question(class_names, model, options)
-        encoder = models.load(model, tower="text", options=options)
-        results = [
-            embedding.embed_classes(
-                class_names, encoder, templates=ensemble, readable=readable, **how
-            )
-        ]
+        texts = [class_names]
+    # the model is loaded after the texts are read, so that errors in them appear at once
+    results = embedding.embed_all(
+        texts,
+        model,
+        options,
+        follows_file=_is_default(ctx, "model"),
+        templates=templates,
+        readable=readable,
+        normalize=settings["normalize"],
+        truncate=truncate,
+    )
     for name, result in zip(outputs, results, strict=True):
         features.write(name, result, force=force)
 

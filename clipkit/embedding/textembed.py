@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from clipkit.base import console, files, suggestions
 from clipkit.base.errors import ClipkitError, UsageError, shorten, unknown
 from clipkit.base.matrices import Floats, Int64, as_float32
 from clipkit.base.names import abridged, escape
+from clipkit.datasets.captions import Captions
+from clipkit.datasets.items import Items
 from clipkit.datasets.registry import REGISTRY
 from clipkit.features import compatibility, similarity
 from clipkit.features.arguments import Features, Several, as_file, as_list, checked
@@ -35,8 +37,6 @@ from clipkit.prompts.texts import Prompts
 from clipkit.statistics.claims import FEWEST_OTHERS
 
 if TYPE_CHECKING:
-    from clipkit.datasets.captions import Captions
-    from clipkit.datasets.items import Items
     from clipkit.models import Encoder
 
 ANSWER_WITH_LETTER = "Answer with the option's letter from the given choices directly."
@@ -47,6 +47,54 @@ DOUBLED_ARTICLE = re.compile(r"\b(an?|the) (?:an?|the) ", re.IGNORECASE)
 IMAGE_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG")
 SHOWN_CHARACTERS = 200  # of a text in a message
 NEUTRAL = "neutral"  # the bundled texts that control words
+
+
+Texts: TypeAlias = "list[str] | Prompts | ClassNames | Captions | Items"
+
+
+def embed_all(
+    several: Sequence[Texts],
+    model: str,
+    options: RunOptions,
+    *,
+    follows_file: bool = False,
+    templates: Sequence[str] | None = None,
+    readable: bool = False,
+    **how: bool,
+) -> list[FeatureFile]:
+    """Embed all texts that were read with one model, each into a file: what `textembed` runs.
+
+    Parameters
+    ----------
+    follows_file : bool
+        Class names of a feature file choose its model in place of `model`.
+    templates : sequence of str, optional
+        Of class names: see `read_templates`.
+    readable, **how : bool
+        See `embed_classes`: `normalize` and `truncate` are for all texts.
+    """
+    classes = [one for one in several if isinstance(one, ClassNames)]
+    if classes:
+        (names,) = classes
+        templates = read_templates(templates or [], names.dataset) or None
+        if follows_file:
+            model, seed = choose_model(names.model, names.file, model, options.untrained)
+            options = replace(options, untrained=seed)
+        names, options = follow_question(names, model, options)
+        several = [names]
+    encoder = models.load(model, tower="text", options=options)
+    results = []
+    for one in several:
+        if isinstance(one, ClassNames):
+            result = embed_classes(one, encoder, templates=templates, readable=readable, **how)
+        elif isinstance(one, Captions):
+            result = embed_captions(one, encoder, **how)
+        elif isinstance(one, Items):
+            result = embed_items(one, encoder, **how)
+        else:
+            result = embed_texts(one, encoder, **how)
+        results.append(result)
+    return results
 
 
 @checked
@@ -81,6 +129,8 @@ def embed_texts(
         texts = texts.texts
     else:
         texts = as_list(texts, "texts", str)
+        if not texts:
+            raise UsageError("texts: expected at least one, got none")
         places = _quote(texts)
     embeddings = _encode(texts, places, encoder, truncate, normalize)
     # the digest of the prompts and their order does not depend on the format of their file
@@ -539,14 +589,7 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
             start = stream.read(len(files.HDF5_SIGNATURE))
         if start == files.HDF5_SIGNATURE:
             with features.open_file(source) as file:
-                if not file.class_names:
-                    raise ClipkitError(f"{source}: expected class names, got none")
-                return ClassNames(
-                    file.class_names,
-                    source={"classes": "feature file", "inputs": {"classes": file.digest}},
-                    model=file.model(),
-                    dataset=provenance(file).dataset,
-                )
+                return classes_of(file, source)
     data = files.read_bytes(path, is_text=False)
     if data.startswith(files.HDF5_SIGNATURE):
         raise ClipkitError(
@@ -567,6 +610,19 @@ def _read_class_file(source: str, path: str, column: str | None) -> ClassNames:
         history["inputs"] = {"classes": files.digest(data)}
         history["prompts"] = _label(path)
     return replace(parsed, source=history)
+
+
+def classes_of(file: FeatureFile, source: str) -> ClassNames:
+    """Return the class names of a feature file, which messages call `source`, and its model."""
+    if not file.class_names:
+        raise ClipkitError(f"{source}: expected class names, got none")
+    return ClassNames(
+        file.class_names,
+        source={"classes": "feature file", "inputs": {"classes": file.digest}},
+        model=file.model(),
+        file=source,
+        dataset=provenance(file).dataset,
+    )
 
 
 def list_choices(question: str, classes: ClassNames) -> tuple[str, tuple[str, ...]]:

@@ -76,6 +76,8 @@ class ClassNames:
         The number of blank wordings that were dropped.
     model : dict, optional
         The model of the feature file that the names come from.
+    file : str
+        What messages call that file.
     dataset : str
         The data set of the classes, by which a file may hold their templates.
     """
@@ -87,6 +89,7 @@ class ClassNames:
     template: str = DEFAULT_TEMPLATE
     blank: int = 0
     model: dict[str, Any] | None = None
+    file: str = ""
     dataset: str = ""
 
     def __post_init__(self) -> None:
