@@ -78,7 +78,7 @@ def embed(
         return _embed_dataset(dataset, os.fspath(images), model, options)
     if split is not None or limit is not None:
         given = "limit" if split is None else "split"
-        hint = f"clipkit.load_dataset takes {given}"
+        hint = f"load_dataset takes {given}, too"
         raise UsageError(f"{given}: expected it with the name or path of a data set", hint)
     if isinstance(images, Dataset):
         return _embed_dataset(images, images.name, model, options)
