@@ -235,9 +235,18 @@ HELD = {
     ),
     "a global of a helper": "its_weights.held = weights",
     "a conjugate": "self.held = (torch.tensor(weights) * 1j).conj()",
+    "a sparse tensor that is larger than any memory": (
+        "places = torch.arange(len(weights)).expand(2, -1);"
+        "self.held = torch.sparse_coo_tensor(places, torch.tensor(weights), (10**9, 10**9))"
+    ),
+    "a list, very deep": (
+        "self.held = functools.reduce(lambda held, _: [held], range(50_000), weights)"
+    ),
+    "an array of objects": "self.held = np.array([None, [weights]], dtype=object)",
     "a nested tensor": "self.held = torch.nested.nested_tensor([torch.tensor(weights)])",
 }
 HOLDER = """
+import functools
 import numpy as np, torch
 import its_weights
 weights = np.frombuffer(__import__("os").environ["WEIGHTS"].encode(), np.uint8).astype("f4")
@@ -257,6 +266,7 @@ class make:
 
 @pytest.mark.parametrize("place", HELD)
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.long
 def test_the_digest_covers_weights_wherever_they_are(place, monkeypatch):
     from clipkit import models
@@ -274,6 +284,13 @@ def test_the_digest_covers_weights_wherever_they_are(place, monkeypatch):
         monkeypatch.setenv("WEIGHTS", text)
         found.append(models.load(OWN[1], tower="image").details["digest"])
     assert found[0] == found[2] != found[1]
+
+
+def test_the_digest_leaves_out_what_loaded_the_encoder():
+    from clipkit import models
+
+    write(f"{CLASS.format(SIZES)}\nimport numpy; __loader__.cache = numpy.ones(3)")
+    assert set(models.load(OWN[1], tower="image").parts) == {"own.py"}
 
 
 @pytest.mark.long

@@ -25,12 +25,15 @@ from clipkit.base.files import expand_user
 from clipkit.models.hub import combine_digests
 
 MOST_OBJECTS = 200_000  # that are searched for numbers
+LONGEST_NAME = 1_000  # of an object, in characters: it says the way to the object
 SYSTEM = ("/dev", "/proc", "/sys", "/etc", "/usr")
 PRIVATE = {"token", "stored_tokens", ".netrc"}  # they let code in, and decide no embedding
 NOT_DATA = (".py", ".pyc", ".lock")  # whether Python opens a module depends on its cache
 OWN_MODULE = "clipkit_own_"  # how `user_code.load` calls the modules that it makes
 MAIN = ("__main__", "__mp_main__")  # a script; multiprocessing calls it by both names
 WEIGHTS = "weights"  # what the digest of an object's numbers is called
+MACHINERY = {"__builtins__", "__loader__", "__spec__"}  # lead from a module to all of Python
+SPARSE = {torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc}
 MODULE_PARTS = frozenset(vars(torch.nn.Module()))  # its numbers and modules are visited by name
 
 
@@ -229,16 +232,23 @@ class _Search:
         waiting = [(name, value)]
         while waiting and len(self.seen) < MOST_OBJECTS:
             name, value = waiting.pop()
-            is_plain = value is None or isinstance(value, str | bytes | int | float | complex)
-            if is_plain or id(value) in self.seen:
+            if not self._is_new(value):
                 continue
             self.seen[id(value)] = value
+            if len(name) > LONGEST_NAME:
+                name = hashlib.sha256(name.encode(errors="replace")).hexdigest()
             if isinstance(value, torch.Tensor):
                 self._add_tensor(name, value)
-            elif isinstance(value, np.ndarray):
+            elif isinstance(value, np.ndarray) and not value.dtype.hasobject:
                 self._add_array(name, value)
             else:
-                waiting += reversed(list(self._inside(name, value)))
+                inside = (part for part in self._inside(name, value) if self._is_new(part[1]))
+                waiting += reversed(list(itertools.islice(inside, MOST_OBJECTS)))
+
+    def _is_new(self, value: Any) -> bool:
+        """Return whether a value may hold numbers that were not visited yet."""
+        is_plain = value is None or isinstance(value, str | bytes | int | float | complex)
+        return not is_plain and id(value) not in self.seen
 
     def _inside(self, name: str, value: Any) -> Iterator[tuple[str, Any]]:
         """Yield what an object holds."""
@@ -246,8 +256,7 @@ class _Search:
             return
         if isinstance(value, types.ModuleType):
             if self._is_own(value):
-                # Python's shell keeps results in `__builtins__`
-                names = {key: one for key, one in vars(value).items() if key != "__builtins__"}
+                names = {key: one for key, one in vars(value).items() if key not in MACHINERY}
                 yield from _entries(name, names)
             return
         if isinstance(value, type):
@@ -260,6 +269,9 @@ class _Search:
             yield from _entries(name, value)
         elif isinstance(value, list | tuple | collections.deque):
             for number, part in enumerate(value):
+                yield f"{name}.{number}", part
+        elif isinstance(value, np.ndarray):  # of objects
+            for number, part in enumerate(value.flat):
                 yield f"{name}.{number}", part
         elif isinstance(value, functools.partial):
             yield from ((name, value.func), (name, value.args), (name, value.keywords))
@@ -304,17 +316,11 @@ class _Search:
         for tensor in _plain_tensors(value):
             if tensor.is_meta:
                 continue
-            dense = tensor.detach().cpu().resolve_conj().resolve_neg()
-            if dense.layout != torch.strided:
-                dense = dense.to_dense()
-            flat = dense.contiguous().reshape(-1)
+            dense = tensor if tensor.layout == torch.strided else tensor.to_dense()
+            flat = dense.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
             self._add(name, tensor.dtype, tuple(tensor.shape), flat.view(torch.uint8).numpy().data)
 
     def _add_array(self, name: str, value: np.ndarray[Any, Any]) -> None:
-        if value.dtype.hasobject:
-            for number, part in enumerate(value.flat):
-                self.visit(f"{name}.{number}", part)
-            return
         self._add(name, value.dtype, value.shape, np.ascontiguousarray(value).tobytes())
 
     def _add(self, name: str, kind: object, shape: tuple[int, ...], data: Any) -> None:
@@ -330,7 +336,7 @@ def _entries(name: str, values: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _plain_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors of plain numbers that a tensor is made of, if it is quantised."""
+    """Yield the tensors of plain numbers that a tensor is made of, if it is quantised or sparse."""
     if isinstance(value, tuple):  # of a module of torch.ao
         for part in value:
             yield from _plain_tensors(part)
@@ -339,5 +345,8 @@ def _plain_tensors(value: Any) -> Iterator[torch.Tensor]:
             yield from _plain_tensors(getattr(value, name))
     elif isinstance(value, torch.Tensor) and value.is_nested:
         yield from value.unbind()
+    elif isinstance(value, torch.Tensor) and value.layout in SPARSE:
+        entries = value.detach().to_sparse().coalesce()  # dense, it may be larger than the memory
+        yield from (torch.tensor(value.shape), entries.indices(), entries.values())
     elif isinstance(value, torch.Tensor):
         yield value.int_repr() if value.is_quantized else value
