@@ -124,6 +124,7 @@ MISTAKES = [
     (SIZES + "[::-1]", "got that of the other image in a batch of 2"),
     (SIZES + "\n    files = 3", "TypeError: 'int' object is not iterable"),
     (SIZES + "\n    files = ['/dev/zero']", "got /dev/zero, which is a stream"),
+    (SIZES + "\n    files = ['/proc/kmsg']", "got /proc/kmsg, which is a stream"),
 ]
 
 

@@ -881,6 +881,8 @@ def test_the_templates_of_openai_are_complete_and_different(name, count):
     ("names", "message"),
     [
         (["cat", "dog", "cat"], "expected different names, got 'cat' twice"),
+        (["café", "cafe\u0301"], "expected different names, got 'café' twice"),
+        (["cat", "c\u200bat"], "expected different names, got 'cat' twice"),
         (["cat\nB. all", "dog"], "expected names of one line, got"),
     ],
 )

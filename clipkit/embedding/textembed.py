@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -636,9 +637,13 @@ def list_choices(question: str, classes: ClassNames) -> tuple[str, tuple[str, ..
         raise ClipkitError(
             f"--choices: expected at most {most}, with one wording each, got {count}"
         )
-    for number, wording in enumerate(classes.wordings):
-        if wording in classes.wordings[:number]:
-            raise ClipkitError(f"--choices: expected different names, got {wording!r} twice")
+    looks: set[str] = set()
+    for wording in classes.wordings:
+        letters = unicodedata.normalize("NFC", wording)
+        look = "".join(one for one in letters if unicodedata.category(one) != "Cf")  # no width
+        if look in looks:
+            raise ClipkitError(f"--choices: expected different names, got {look!r} twice")
+        looks.add(look)
         if len(wording.splitlines()) > 1:  # its second line would read as a choice
             raise ClipkitError(f"--choices: expected names of one line, got {wording!r}")
     lines = [question]

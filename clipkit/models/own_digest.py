@@ -103,7 +103,8 @@ def _is_installed(path: str) -> bool:
 
 def _files_named(path: Path) -> Iterator[tuple[str, Path]]:
     """Yield a file, or each file of a folder, with its name."""
-    if path.exists() and not path.is_file() and not path.is_dir():
+    is_stream = path.exists() and not path.is_file() and not path.is_dir()
+    if is_stream or path.is_relative_to("/proc"):  # some of its files wait
         raise ClipkitError(f"files: expected a file or a folder, got {path}, which is a stream")
     inside = filter(Path.is_file, sorted(path.rglob("*"))) if path.is_dir() else [path]
     for one in inside:
