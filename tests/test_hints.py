@@ -201,6 +201,7 @@ FOLLOWED = (
     ("plot confusion r.h5", "clipkit plot r.h5", "plot r.h5"),
     ("plot classes c.h5", "clipkit plot c.h5", "plot c.h5"),
     ("plot cuts.h5", "clipkit plot threshold draws logits", "plot threshold logits.h5"),
+    ("attributes img.h5 table.csv", "--table table.csv", "attributes img.h5 --table table.csv"),
     ("align captions.h5 img.h5", "swap the two", "align img.h5 captions.h5"),
     ("convert img.h5", "clipkit convert img.h5 img.npz", "convert img.h5 img.npz"),
     ("convert img.h5 photos", "clipkit convert img.h5 photos.npz", "convert img.h5 photos.npz"),
