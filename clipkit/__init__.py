@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from clipkit.analysis.options import Attribute, Cluster, Common, FirstSplit, Seed, Splits, Table
     from clipkit.analysis.own import run
     from clipkit.analysis.question import Analysis, Input
+    from clipkit.base.errors import ClipkitError
     from clipkit.base.options import choice, flag, option
     from clipkit.base.pictures import Curves, Distributions, Dots, Matrix
     from clipkit.datasets import load as load_dataset
@@ -44,6 +45,7 @@ NAMES = lazy_names(
         f"{__name__}.analysis.question": "Analysis Input",
         f"{__name__}.analysis.options": "Attribute Cluster Common FirstSplit Seed Splits Table",
         f"{__name__}.analysis.own": "run",
+        f"{__name__}.base.errors": "ClipkitError",
         f"{__name__}.base.options": "choice flag option",
         f"{__name__}.base.pictures": "Curves Distributions Dots Matrix",
         f"{__name__}.features.for_notebooks": "choose_splits",
@@ -71,6 +73,7 @@ __all__ = [
     "Analysis",
     "Attribute",
     "Claim",
+    "ClipkitError",
     "Cluster",
     "Column",
     "Common",

@@ -196,7 +196,7 @@ def _report_error(error: Exception, command: str, is_debugged: bool) -> int:
     if is_debugged:
         traceback.print_exc()
     explained = _explain(error, command)
-    console.write_line(f"{command}: {explained.with_hint()}")
+    console.write_line(f"{command}: {explained}")
     return explained.exit_code
 
 

@@ -246,7 +246,7 @@ def test_a_fifo_in_place_of_a_shard_is_refused(tmp_path, shards_of_ten):
     splits = {"all": numbers(25)}
     partial = interrupt(tmp_path, splits, stop_at=15)
     os.mkfifo(partial / "00001.h5")
-    with pytest.raises(UsageError, match=r"got 00001\.h5 that is not a file$"):
+    with pytest.raises(UsageError, match=r"got 00001\.h5 that is not a file; hint"):
         embed(tmp_path, splits, Double())
 
 

@@ -63,7 +63,7 @@ def test_a_folder_is_embedded_in_one_call(tmp_path):
 def test_an_unknown_setting_lists_the_known_ones():
     with pytest.raises(UsageError) as raised:
         clipkit.embed(["a.png"], model="tiny", devise="cpu")
-    assert raised.value.with_hint() == "unknown argument 'devise'; hint: did you mean device?"
+    assert str(raised.value) == "unknown argument 'devise'; hint: did you mean device?"
 
 
 def test_a_data_set_is_embedded_by_its_name_or_as_it_was_loaded():

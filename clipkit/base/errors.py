@@ -26,6 +26,10 @@ class ClipkitError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        """Return the message and the hint in one line, as the command line shows them."""
+        return f"{self.message}; hint: {self.hint}" if self.hint else self.message
+
     def adding_hint(self, text: str) -> Self:
         """Return the same error with one more thing to do in its hint."""
         error = copy.copy(self)
@@ -33,10 +37,6 @@ class ClipkitError(Exception):
         if self.hint:
             error.hint = f"{self.hint}; {text}".replace("?;", "?")
         return error
-
-    def with_hint(self) -> str:
-        """Return the message and the hint in one line."""
-        return f"{self.message}; hint: {self.hint}" if self.hint else self.message
 
 
 class UsageError(ClipkitError):
@@ -246,7 +246,7 @@ PYARROW_HINT = "pip install 'pyarrow<26' beside NumPy 1, or pip install --upgrad
 def import_error(error: ImportError) -> ClipkitError:
     """Return the error of a library that is installed, but not with versions that it goes with.
 
-    >>> import_error(ImportError("a needs b>=2, found 1")).with_hint()
+    >>> str(import_error(ImportError("a needs b>=2, found 1")))
     'cannot import a library: a needs b>=2, found 1; hint: pip check lists what does not fit'
     """
     reason = brief(error)

@@ -22,8 +22,7 @@ from clipkit.base.errors import UsageError
 from clipkit.base.files import check_one_stream
 from clipkit.base.options import expand_groups, options_of
 from clipkit.commands._options import with_settings, with_typer
-from clipkit.features import attribute_tables
-from clipkit.features.endings import FEATURE_ENDINGS, PICTURES
+from clipkit.features.endings import ATTRIBUTE_TABLES, FEATURE_ENDINGS, PICTURES
 
 EVERYWHERE = ("quiet", "verbose", "debug")  # options that a command also accepts behind it
 # Typer's yellow can hardly be read on a light terminal, and it dims all paragraphs but the first
@@ -203,7 +202,8 @@ class ClipkitCommand(TyperCommand):
         if Path(extra).suffix.lower() in PICTURES and outputs:
             return f"to write it: {suggestions.again({extra: ['-o', extra]})}"
         has_table = any("--table" in one.opts for one in self.params)
-        if has_table and Path(extra).suffix.lower() in attribute_tables.ENDINGS:
+        is_texts = ctx.params.get(TEXTS) == extra  # one's captions may be a table, too
+        if has_table and not is_texts and Path(extra).suffix.lower() in ATTRIBUTE_TABLES:
             return f"as a table: {suggestions.again({extra: ['--table', extra]})}"
         if _names_file(extra):
             return ""

@@ -79,7 +79,7 @@ def _each(names: list[str], read: Callable[[str], T]) -> tuple[list[T], int]:
         except ClipkitError as error:
             if name == names[-1] and not done:
                 raise
-            console.warn(error.with_hint())
+            console.warn(str(error))
     if len(done) < len(names):
         return done, SKIPPED
     return done, 0

@@ -38,8 +38,8 @@ from clipkit.base.names import abridged, find_repeat, positions
 from clipkit.base.options import split_words
 from clipkit.features import matching
 from clipkit.features.arrays import missing_labels
-from clipkit.features.attribute_tables import ENDINGS, OpenTable, Table, open_table
-from clipkit.features.endings import import_parquet
+from clipkit.features.attribute_tables import OpenTable, Table, open_table
+from clipkit.features.endings import ATTRIBUTE_TABLES, import_parquet
 from clipkit.features.model import FeatureFile
 from clipkit.features.provenance import original_splits
 
@@ -349,7 +349,7 @@ def _number_all(file: FeatureFile, columns: Columns, numbers: str) -> list[Attri
 def _bundled(file: FeatureFile, name: str, numbers: str) -> Columns:
     """Return the attributes of a bundled data set; refuse a file of another one."""
     if name != "shapes":
-        what = f"table of attributes ({' '.join(ENDINGS)}) or data set with attributes"
+        what = f"table of attributes ({' '.join(ATTRIBUTE_TABLES)}) or data set with attributes"
         raise unknown(what, name, ["shapes"])
     datasets = [str(dataset.get("name")) for dataset in file.history.datasets]
     if not datasets:
@@ -358,7 +358,7 @@ def _bundled(file: FeatureFile, name: str, numbers: str) -> Columns:
         got = f"those of {shorten(datasets[0], 100)}"
         raise ClipkitError(
             f"{file.display_name}: expected images of {name}, got {got}",
-            f"name a table of their attributes: a {', '.join(ENDINGS)} file",
+            f"name a table of their attributes: a {', '.join(ATTRIBUTE_TABLES)} file",
         )
     columns: Columns = {}
     for _, part, ids in _ids_of_parts(file):

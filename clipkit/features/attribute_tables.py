@@ -13,9 +13,9 @@ import numpy as np
 from clipkit.base import files
 from clipkit.base.csv_rows import check_different, ending_of, is_no_value
 from clipkit.base.errors import UsageError, quote
+from clipkit.features.endings import ATTRIBUTE_TABLES
 from clipkit.features.model import row_ids
 
-ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 INDEX = ""  # the name of the column with a table's index
 NOT_A_TIME = "NaT"  # how pandas writes a time that is not known
 
@@ -49,8 +49,8 @@ def open_table(table: Table, name: str = "table") -> OpenTable:
     Parameters
     ----------
     table : str, path, dict of columns or DataFrame
-        A file that ends in one of `ENDINGS`, ``-`` for one on standard input, or columns of equal
-        length. One is called `id`, or named as `annotations.IDS` says; else the index of a
+        A file that ends in one of `ATTRIBUTE_TABLES`, ``-`` for one on standard input, or columns
+        of equal length. One is called `id`, or named as `annotations.IDS` says; else the index of a
         DataFrame has the ids. An index that counts from 0, and rows without an index, are row
         numbers as `model.row_ids` writes them.
     name : str
@@ -69,7 +69,7 @@ def open_table(table: Table, name: str = "table") -> OpenTable:
             data = files.read_bytes(path)
             return OpenTable(files.display_name(path), ending_of(path, data), data)
         ending = Path(path).suffix.lower()
-        if ending in ENDINGS or Path(path).is_file():
+        if ending in ATTRIBUTE_TABLES or Path(path).is_file():
             return OpenTable(path, ending, files.read_bytes(path))
         return OpenTable(path, ending, None)
     columns = _read_columns(table, name)

@@ -19,6 +19,7 @@ from clipkit.base.errors import ClipkitError, UsageError, import_error
 FEATURE_ENDINGS = (".h5", ".hdf5")
 OTHER_ENDINGS = (".tsv", ".json", ".txt", ".md", ".png", ".pdf", ".svg")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
+ATTRIBUTE_TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
 CAPTION_TABLES = (".csv", ".tsv", ".jsonl", ".json")  # captions or items
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
 PICKLE_HINT = (

@@ -49,7 +49,7 @@ def try_encoder(name: Any, options: RunOptions, images: Sequence[Image.Image]) -
             findings += _try_encoder(encoder, images, options.batch_size)
         except ClipkitError as error:
             check = "encode" if findings else "load"
-            findings.append(Finding(check, WRONG, error.with_hint()))
+            findings.append(Finding(check, WRONG, str(error)))
     return [*findings, _print_finding(prints)]
 
 
@@ -117,7 +117,7 @@ def _batch_finding(
     try:
         rows = _encode(encoder, images)
     except ClipkitError as error:
-        return Finding(check, WRONG, error.with_hint())
+        return Finding(check, WRONG, str(error))
     if rows.shape != alone.shape:
         found = f"expected the shape {alone.shape} for {len(images)} images, got {rows.shape}"
         return Finding(check, WRONG, found)

@@ -278,7 +278,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         digest = train(options.out, Recipe(seed=options.seed, samples=options.samples))
     except UsageError as error:
-        parser.exit(error.exit_code, f"training.train: {error.with_hint()}\n")
+        parser.exit(error.exit_code, f"training.train: {error}\n")
     sys.stdout.write(f"{digest}  {options.out / 'model.safetensors'}\n")
     return 0
 
