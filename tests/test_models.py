@@ -704,7 +704,7 @@ def test_weights_that_are_no_file_are_not_opened(copied):
 
 def test_weights_of_another_name_are_named(copied):
     (copied / "model.safetensors").rename(copied / "model.fp16.safetensors")
-    error = fails_to_load(copied, "got model.fp16.safetensors$")
+    error = fails_to_load(copied, "got model.fp16.safetensors; hint")
     assert "ln -s model.fp16.safetensors model.safetensors" in str(error.hint)
 
 
@@ -731,9 +731,9 @@ def replace(content, **pattern):
 RULES = [
     # 60 letters take more steps than Oniguruma allows
     (replace("", Regex="(?:a|aa)+$b"), "a" * 60, "model: tokenizers failed: Onig: .*over$"),
-    (replace("y" * 3_000_000, String="x"), "x", r"at most 10,000 .* up to 21,000,007$"),
-    (replace("y" * 3000, String="x"), "a xxxxx", r"10,000 characters after the .*, got 15,002$"),
-    ({"type": "NFKD"}, "\ufdfa" * 1000, r"10,000 characters after the .*, got 18,000$"),
+    (replace("y" * 3_000_000, String="x"), "x", r"at most 10,000 .* up to 21,000,007; hint"),
+    (replace("y" * 3000, String="x"), "a xxxxx", r"10,000 characters after .*, got 15,002; hint"),
+    ({"type": "NFKD"}, "\ufdfa" * 1000, r"10,000 characters after .*, got 18,000; hint"),
 ]
 
 

@@ -104,7 +104,7 @@ def test_the_record_says_what_is_refused_offered_split_and_repeated():
     ]
     command = command_of(options)
     assert parse(command, "--o0", "knn") == {"o0": "knn"}
-    assert parse(command, "--o0", "left") == "UsageError: unknown o0 'left'"
+    assert parse(command, "--o0", "left") == "UsageError: unknown o0 'left'; hint: known: knn, svm"
     assert parse(command, "--o1", "1,5") == {"o1": ["1", "5"]}
     assert parse(command, "--o2", "1,5") == {"o2": ["1,5"]}
     assert [offered(command, number) for number in range(3)] == [["svm", "knn"], [], []]
